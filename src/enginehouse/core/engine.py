@@ -1,0 +1,102 @@
+"""The contract that every engine fills, in `engines/`, one file each.
+
+An engine descriptor is pure: it turns a candidate into the argv and environment of a process, says
+how to ask that process whether it is ready, and predicts memory. It starts nothing and reads nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from enginehouse.core.candidate import Build, Candidate, Setting
+from enginehouse.core.estimate import MemoryEstimate
+from enginehouse.core.machine import Machine
+from enginehouse.core.model import Model
+from enginehouse.core.workload import Workload
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an engine listens: a unix socket's path, or a port on 127.0.0.1; never both."""
+
+    socket_path: str = ""
+    port: int = 0
+
+    @property
+    def base_url(self) -> str:
+        """The URL to put before a path; with a unix socket the host name means nothing."""
+        return "http://engine" if self.socket_path else f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything an engine's argv is made of."""
+
+    build: Build
+    candidate: Candidate
+    model: Model
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A setting that a search may vary: its name, what it does, its flag, and its default's name."""
+
+    name: str
+    summary: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One step a search may take: try these values of one tunable on top of the best so far."""
+
+    tunable: str
+    values: tuple[Setting, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something is not tried at all."""
+
+    cause: str
+    reason: str
+
+
+class Engine(Protocol):
+    """One engine: how it is started, asked, tuned and predicted.
+
+    `ready_path` answers 200 once the model is loaded (readiness also wants one real token).
+    """
+
+    @property
+    def name(self) -> str:
+        """The engine's name as the field writes it, used in settings and on the command line."""
+
+    @property
+    def tunables(self) -> tuple[Tunable, ...]:
+        """The settings that a candidate of this engine may hold."""
+
+    @property
+    def ready_path(self) -> str:
+        """Path that answers 200 once the model is loaded."""
+
+    def argv(self, launch: Launch) -> tuple[str, ...]:
+        """Build the whole argv, in the engine's own flag spelling."""
+
+    def env(self, launch: Launch) -> tuple[tuple[str, str], ...]:
+        """Build the environment variables to add for the engine."""
+
+    def refuse(self, model: Model, machine: Machine) -> Refusal | None:
+        """Say why this engine cannot serve the model here, or None when it may."""
+
+    def minimal(self, build: Build, model: Model, workload: Workload) -> Candidate:
+        """Return the smallest candidate that serves the workload at all."""
+
+    def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
+        """Return the steps worth trying for the workload, the most promising first."""
+
+    def estimate_memory(self, model: Model, candidate: Candidate) -> MemoryEstimate:
+        """Predict the memory the engine will hold, part by part."""

@@ -1,0 +1,113 @@
+"""Named workloads: what a served model is measured under, seeded and reproducible."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A load: `streams` concurrent clients that send `requests` requests in all.
+
+    Each stream sends its next request when its last one is answered. The objective is output
+    throughput: output tokens per second over all streams.
+
+    Prompt sizes are in tokens of the message text, without the chat template's own tokens;
+    `shared_prefix_tokens` is a system prompt that all requests have in common.
+    """
+
+    name: str
+    summary: str
+    streams: int
+    requests: int
+    shared_prefix_tokens: int
+    prompt_tokens: int
+    output_tokens: int
+    seed: int = 20261123
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of context that one request needs, with room for a chat template."""
+        return self.shared_prefix_tokens + self.prompt_tokens + self.output_tokens + 128
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "chat", "one person talks to the model", 1, 6, 0, 128, 96
+        ),
+        Workload(
+            "crowd", "16 people at once", 16, 32, 0, 128, 96
+        ),
+        Workload(
+            "assistant",
+            "8 clients of one assistant with a long system prompt",
+            8,
+            24,
+            900,
+            32,
+            32,
+        ),
+        Workload(
+            "rag",
+            "one person asks about long documents",
+            1,
+            3,
+            0,
+            3000,
+            64,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request's messages: a system text (empty for none) and a user text."""
+
+    system: str
+    user: str
+
+
+def build_prompts(
+    workload: Workload,
+    passages: tuple[str, ...],
+    questions: tuple[str, ...],
+    words_per_token: float,
+    count: int,
+    salt: str = "",
+) -> tuple[Prompt, ...]:
+    """Return `count` prompts made of natural passages, the same for the same seed and salt.
+
+    Passages are drawn in a seeded random order, so two prompts share no prefix but the system
+    prompt; `words_per_token` is what the model's own tokenizer makes of the passages.
+    """
+    rng = random.Random(f"{workload.name}/{workload.seed}/{salt}")
+    system = ""
+    if workload.shared_prefix_tokens:
+        fixed = random.Random(f"{workload.name}/{workload.seed}/system")
+        system = _take_words(fixed, passages, workload.shared_prefix_tokens * words_per_token)
+    prompts = []
+    for _ in range(count):
+        question = rng.choice(questions)
+        room = workload.prompt_tokens * words_per_token - len(question.split())
+        text = _take_words(rng, passages, room) if room > 8 else ""
+        user = f"{text}\n\n{question}" if text else question
+        prompts.append(Prompt(system, user))
+    return tuple(prompts)
+
+
+def _take_words(rng: random.Random, passages: tuple[str, ...], words: float) -> str:
+    """Join passages in random order until there are `words` words, the last one cut off."""
+    wanted = max(1, round(words))
+    taken: list[str] = []
+    order = list(passages)
+    while len(taken) < wanted:
+        rng.shuffle(order)
+        for passage in order:
+            taken.extend(passage.split())
+            if len(taken) >= wanted:
+                break
+    return " ".join(taken[:wanted])
