@@ -1,4 +1,4 @@
-"""The contract that every API dialect fills, in `dialects/`, one file each: wire ↔ internal, pure."""
+"""The contract that every API dialect fills, in `dialects/`, one file each: pure."""
 
 from __future__ import annotations
 

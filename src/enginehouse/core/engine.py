@@ -1,7 +1,7 @@
 """The contract that every engine fills, in `engines/`, one file each.
 
-An engine descriptor is pure: it turns a candidate into the argv and environment of a process, says
-how to ask that process whether it is ready, and predicts memory. It starts nothing and reads nothing.
+An engine descriptor is pure: it turns a candidate into the argv and environment of a process,
+says how to ask that process whether it is ready, and predicts memory. It starts and reads nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Tunable:
-    """A setting that a search may vary: its name, what it does, its flag, and its default's name."""
+    """A setting that a search may vary: its name, what it does and its flag."""
 
     name: str
     summary: str

@@ -2,7 +2,7 @@
 
 ```
 EnginehouseError
-├── UserError       (exit 2)   the user gave something that cannot be used: a file, a name, a setting
+├── UserError       (exit 2)   the user gave something that cannot be used
 ├── EngineError     (exit 3)   the engine failed, and every way round it that was tried
 ├── MachineError    (exit 4)   the machine refused: a port in use, no space, no memory
 └── InternalError   (exit 1)   our own fault

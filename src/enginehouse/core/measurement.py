@@ -78,9 +78,7 @@ def percentiles_of(values: Iterable[float]) -> Percentiles:
     def at(share: float) -> float:
         return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
-    return Percentiles(
-        len(ordered), sum(ordered) / len(ordered), at(0.50), at(0.90), at(0.99)
-    )
+    return Percentiles(len(ordered), sum(ordered) / len(ordered), at(0.50), at(0.90), at(0.99))
 
 
 def measure(

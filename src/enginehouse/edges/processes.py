@@ -1,0 +1,218 @@
+"""One engine process: started in a group of its own, watched, ended whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal as signals
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from enginehouse.core.errors import EngineError, MachineError
+from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
+
+TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended; exactly one of the two is set."""
+
+    exit_code: int | None
+    signal: str | None
+
+    def describe(self) -> str:
+        """Say it in words: `exit code 1`, `signal SIGKILL`."""
+        return f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
+
+
+class EngineProcess:
+    """A child in its own session and process group, its output in a log file.
+
+    On Linux the kernel ends it when Enginehouse dies (`setpriv --pdeathsig`, where util-linux is
+    there); the lease covers the rest, at the next start. `files` are removed with it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log_path: Path,
+        leases: LeaseBook,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self._argv = tuple(argv)
+        self._env = dict(env)
+        self._log_path = log_path
+        self._leases = leases
+        self._files = tuple(files)
+        self._lease: Lease | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._ended: Ended | None = None
+
+    async def start(self) -> None:
+        """Start the child.
+
+        Raises:
+            EngineError: `engine.cannot_start`, when the program cannot be executed.
+            MachineError: `disk.cannot_write`, when its log cannot be written.
+        """
+        if shutil.which(self._argv[0]) is None:
+            raise EngineError(
+                "engine.cannot_start",
+                f"{self._argv[0]} is not a program that can be executed",
+                evidence=(" ".join(self._argv),),
+                remedies=("check that the program exists and may be executed",),
+            )
+        try:
+            self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            log = self._log_path.open("ab")
+        except OSError as problem:
+            raise MachineError(
+                "disk.cannot_write",
+                f"the engine's log cannot be written: {problem.strerror}",
+                evidence=(str(self._log_path),),
+                remedies=("free some space, or set ENGINEHOUSE_STATE_DIR to a folder with room",),
+            ) from problem
+        lease = self._leases.open(f"the engine `{Path(self._argv[0]).name}`", self._files)
+        environment = {**os.environ, **self._env, MARKER: lease.id}
+        try:
+            with log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_die_with_parent(),
+                    *self._argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as problem:
+            self._leases.close(lease)
+            raise EngineError(
+                "engine.cannot_start",
+                f"{self._argv[0]} cannot be started: {problem.strerror}",
+                evidence=(" ".join(self._argv),),
+                remedies=("check that the program exists and may be executed",),
+            ) from problem
+        self._lease = lease
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is its group's id too."""
+        if self._process is None:
+            raise RuntimeError("the process was not started")
+        return self._process.pid
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the child was started, ended or not."""
+        return self._process is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child was started and has not ended yet."""
+        return self._process is not None and self._process.returncode is None
+
+    async def wait(self) -> Ended:
+        """Wait for the child's end; what is left of its group is ended and its files removed."""
+        if self._process is None:
+            raise RuntimeError("the process was not started")
+        code = await self._process.wait()
+        if self._ended is None:
+            self._ended = (
+                Ended(None, signals.Signals(-code).name) if code < 0 else Ended(code, None)
+            )
+            self._clear_rest()
+        return self._ended
+
+    async def stop(self, grace_s: float = 5.0) -> Ended:
+        """End the whole group: SIGTERM, then after `grace_s` seconds SIGKILL; may be repeated."""
+        if self.is_running:
+            self._signal_group(signals.SIGTERM)
+            try:
+                await asyncio.wait_for(asyncio.shield(self.wait()), grace_s)
+            except asyncio.TimeoutError:
+                self._signal_group(signals.SIGKILL)
+        return await self.wait()
+
+    def kill(self) -> None:
+        """Send SIGKILL to the whole group, at once."""
+        if self.is_running:
+            self._signal_group(signals.SIGKILL)
+
+    def memory(self) -> tuple[int, int | None]:
+        """Return the resident and the proportional set size of the whole group, in bytes.
+
+        PSS is None where the system does not give it.
+        """
+        rss = 0
+        pss: int | None = 0
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                rss += process.memory_info().rss
+                if pss is not None:
+                    pss = _add_pss(pss, process.pid)
+        return rss, pss or None
+
+    def log_tail(self, lines: int = 20) -> tuple[str, ...]:
+        """Return the last lines of the log."""
+        return read_tail(self._log_path, lines)
+
+    def _family(self) -> list[psutil.Process]:
+        if not self.is_running:
+            return []
+        try:
+            leader = psutil.Process(self.pid)
+            return [leader, *leader.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _signal_group(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def _clear_rest(self) -> None:
+        """End descendants that outlived the leader, also those that left its group."""
+        if self._lease is None:
+            return
+        self._signal_group(signals.SIGKILL)
+        for pid in find_marked((self._lease.id,)):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signals.SIGKILL)
+        self._leases.close(self._lease)
+
+
+def read_tail(path: Path, lines: int) -> tuple[str, ...]:
+    """Return a text file's last lines (of its last 16 KiB), empty when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(deque(text.splitlines(), maxlen=lines))
+
+
+def _add_pss(total: int, pid: int) -> int | None:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
+    for line in rollup.splitlines():
+        if line.startswith("Pss:"):
+            return total + int(line.split()[1]) * 1024
+    return None
+
+
+def _die_with_parent() -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

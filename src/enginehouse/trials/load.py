@@ -1,0 +1,178 @@
+"""Send a workload to a live endpoint and time what comes back.
+
+One streaming client a stream, over keep-alive-free connections, so that an engine that closes a
+connection after a stream never costs a retry within a measurement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+import msgspec
+
+from enginehouse.core.engine import Endpoint
+from enginehouse.core.measurement import RequestSample
+from enginehouse.core.workload import Prompt
+from enginehouse.edges.http import open_session
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta = msgspec.field(default_factory=_Delta)
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = msgspec.field(default_factory=list)
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+
+@dataclass(frozen=True)
+class LoadShape:
+    """How prompts become requests: tokens to make, and whether an end-of-text token may end them.
+
+    Sizes are fixed (`ignore_eos`) so that two candidates do the same work; the seed and temperature
+    make the text natural and the same for the same numerics.
+    """
+
+    model: str
+    output_tokens: int
+    ignore_eos: bool = True
+    temperature: float = 0.7
+    seed: int = 1
+
+
+async def run_load(
+    endpoint: Endpoint, shape: LoadShape, prompts: Sequence[Prompt], streams: int
+) -> tuple[RequestSample, ...]:
+    """Send all prompts with `streams` concurrent clients, each starting its next when done."""
+    waiting = list(enumerate(prompts))[::-1]
+    samples: dict[int, RequestSample] = {}
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        while waiting:
+            index, prompt = waiting.pop()
+            samples[index] = await ask(session, shape, prompt)
+
+    async with open_session(endpoint, keep_alive=False) as session:
+        await asyncio.gather(*(client(session) for _ in range(streams)))
+    return tuple(samples[index] for index in sorted(samples))
+
+
+async def ask(session: aiohttp.ClientSession, shape: LoadShape, prompt: Prompt) -> RequestSample:
+    """Send one streamed chat completion; a failure is a sample with its error, not an exception."""
+    start = time.perf_counter()
+    recorder = _Recorder()
+    error = ""
+    try:
+        async with session.post(CHAT_PATH, json=_body(shape, prompt)) as answer:
+            if answer.status != 200:
+                error = f"HTTP {answer.status}: {(await answer.text())[:300]}"
+            else:
+                async for line in answer.content:
+                    recorder.take(line, time.perf_counter())
+    except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    error = error or recorder.missing()
+    return RequestSample(
+        start_s=start,
+        end_s=time.perf_counter(),
+        chunk_times_s=tuple(recorder.times),
+        prompt_tokens=recorder.usage.prompt_tokens,
+        cached_tokens=(recorder.usage.prompt_tokens_details or _Details()).cached_tokens or 0,
+        output_tokens=recorder.usage.completion_tokens,
+        text="".join(recorder.text),
+        error=error,
+    )
+
+
+class _Recorder:
+    """Collects one stream's chunks."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.text: list[str] = []
+        self.usage = _Usage()
+        self.problem = ""
+
+    def take(self, line: bytes, now: float) -> None:
+        if not line.startswith(b"data:"):
+            if line.startswith(b"error:"):
+                self.problem = line.decode(errors="replace").strip()[:300]
+            return
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            return
+        chunk = _CHUNK.decode(data)
+        if chunk.error is not None:
+            self.problem = bytes(chunk.error).decode(errors="replace")[:300]
+        for choice in chunk.choices:
+            piece = choice.delta.content or choice.delta.reasoning_content
+            if piece:
+                self.times.append(now)
+                self.text.append(piece)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+
+    def missing(self) -> str:
+        if self.problem:
+            return self.problem
+        if not self.usage.completion_tokens:
+            return "the answer ended without the engine's token counts"
+        return "" if self.times else "the answer held no text"
+
+
+def _body(shape: LoadShape, prompt: Prompt) -> dict[str, object]:
+    messages = [{"role": "user", "content": prompt.user}]
+    if prompt.system:
+        messages.insert(0, {"role": "system", "content": prompt.system})
+    body: dict[str, object] = {
+        "model": shape.model,
+        "messages": messages,
+        "max_tokens": shape.output_tokens,
+        "temperature": shape.temperature,
+        "seed": shape.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if shape.ignore_eos:
+        body["ignore_eos"] = True
+    return body
+
+
+async def words_per_token(endpoint: Endpoint, text: str) -> float:
+    """Ask the engine's tokenizer how many words of this text one token holds.
+
+    Raises:
+        aiohttp.ClientError: when the engine does not answer.
+    """
+    async with (
+        open_session(endpoint, keep_alive=False) as session,
+        session.post("/tokenize", json={"content": text}) as answer,
+    ):
+        answer.raise_for_status()
+        count = len((await answer.json())["tokens"])
+    return len(text.split()) / max(1, count)

@@ -1,0 +1,305 @@
+"""One isolated trial: start, load, first token, measure, stop; always ending in a record."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.diagnose import Signature, diagnose
+from enginehouse.core.engine import Endpoint, Engine, Launch
+from enginehouse.core.errors import EnginehouseError
+from enginehouse.core.machine import Machine
+from enginehouse.core.measurement import RequestSample, measure
+from enginehouse.core.model import Model
+from enginehouse.core.trial import (
+    Deadlines,
+    MemorySample,
+    Outcome,
+    Stage,
+    StageEvent,
+    Trial,
+)
+from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
+from enginehouse.edges.http import open_session
+from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.probes import read_available_bytes
+from enginehouse.edges.processes import EngineProcess
+from enginehouse.edges.records import Records
+from enginehouse.trials.load import LoadShape, ask, run_load, words_per_token
+
+T = TypeVar("T")
+
+SAMPLE_EVERY_S = 0.25
+READY_POLL_S = 0.05
+LOG_LIMIT_BYTES = 4 << 20
+
+
+class StageError(Exception):
+    """A stage ended the trial; says how."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of one search share."""
+
+    run_id: str
+    engine: Engine
+    model: Model
+    workload: Workload
+    records: Records
+    leases: LeaseBook
+    log_folder: Path
+    deadlines: Deadlines
+    memory_reserve_bytes: int
+    bandwidth_bytes_per_s: float | None
+    passages: tuple[str, ...]
+    questions: tuple[str, ...]
+    signatures: tuple[Signature, ...]
+    look: Callable[[], Machine]
+
+
+@dataclass
+class TokenRatio:
+    """Words per token of the model, asked once, so that every candidate gets the same prompts."""
+
+    words_per_token: float = 0.0
+
+
+def new_endpoint() -> Endpoint:
+    """Return a unix socket's path of our own, short enough for the kernel's 107 bytes."""
+    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    path = Path(folder) / f"enginehouse-{uuid.uuid4().hex[:12]}.sock"
+    return Endpoint(socket_path=str(path))
+
+
+async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: TokenRatio) -> Trial:
+    """Try one candidate and return its stored record; only our own faults are raised.
+
+    A cancelled trial ends its engine, is stored as interrupted, and stays cancelled.
+    """
+    endpoint = new_endpoint()
+    launch = Launch(build, candidate, bench.model, endpoint)
+    trial = bench.records.start_trial(
+        Trial(
+            run_id=bench.run_id,
+            model_digest=bench.model.digest,
+            model_name=bench.model.name,
+            workload=bench.workload.name,
+            candidate=candidate,
+            build=build,
+            argv=bench.engine.argv(launch),
+            env=bench.engine.env(launch),
+            started_at=time.time(),
+            machine_before=bench.look(),
+        )
+    )
+    log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
+    trial = dataclasses.replace(trial, log_path=str(log_path))
+    process = EngineProcess(
+        trial.argv,
+        env=dict(trial.env),
+        log_path=log_path,
+        leases=bench.leases,
+        files=(Path(endpoint.socket_path),),
+    )
+    attempt = _Attempt(bench, process, endpoint, ratio)
+    try:
+        trial = await attempt.run(trial)
+    except asyncio.CancelledError:
+        trial = dataclasses.replace(trial, outcome=Outcome.INTERRUPTED, detail="interrupted")
+        bench.records.update_trial(trial)
+        raise
+    trial = dataclasses.replace(trial, machine_after=bench.look())
+    if trial.outcome is not Outcome.MEASURED:
+        trial = dataclasses.replace(
+            trial,
+            diagnosis=diagnose(
+                outcome=trial.outcome,
+                exit_code=trial.exit_code,
+                signal=trial.signal,
+                stage=trial.last_stage,
+                log=_read_log(log_path),
+                memory=trial.memory,
+                machine=trial.machine_before,
+                signatures=bench.signatures,
+                detail=trial.detail,
+            ),
+        )
+    bench.records.update_trial(trial)
+    return trial
+
+
+@dataclass
+class _Attempt:
+    """The mutable part of one trial: its process, its clock and its memory timeline."""
+
+    bench: Bench
+    process: EngineProcess
+    endpoint: Endpoint
+    ratio: TokenRatio
+    began: float = field(default_factory=time.perf_counter)
+    stages: list[StageEvent] = field(default_factory=list)
+    memory: list[MemorySample] = field(default_factory=list)
+    guarded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, trial: Trial) -> Trial:
+        deadlines = self.bench.deadlines
+        outcome, detail = Outcome.MEASURED, ""
+        samples: tuple[RequestSample, ...] = ()
+        watcher = asyncio.ensure_future(self._watch())
+        try:
+            await self._stage(Stage.START, self.process.start(), deadlines.start_s)
+            await self._stage(Stage.LOAD, self._wait_ready(), deadlines.load_s)
+            await self._stage(Stage.FIRST_TOKEN, self._first_token(), deadlines.first_token_s)
+            samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
+        except StageError as failure:
+            outcome, detail = failure.outcome, failure.detail
+        except EnginehouseError as problem:
+            outcome, detail = Outcome.EXITED, problem.report.what
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+            crashed = not self.process.is_running
+            if self._was_started():
+                self._enter(Stage.STOP)
+                ended = await self.process.stop(self.bench.deadlines.stop_s)
+        if outcome is not Outcome.MEASURED:
+            self.stages = [s for s in self.stages if s.stage is not Stage.STOP]
+        trial = dataclasses.replace(
+            trial,
+            outcome=outcome,
+            detail=detail,
+            stages=tuple(self.stages),
+            duration_s=time.perf_counter() - self.began,
+            memory=tuple(self.memory),
+        )
+        if self._was_started() and (crashed or outcome is Outcome.MEASURED):
+            trial = dataclasses.replace(trial, exit_code=ended.exit_code, signal=ended.signal)
+        if outcome is Outcome.MEASURED:
+            trial = dataclasses.replace(trial, measurement=self._figures(trial, samples))
+        return trial
+
+    def _was_started(self) -> bool:
+        return self.process.has_started
+
+    def _enter(self, stage: Stage) -> None:
+        self.stages.append(StageEvent(stage, time.perf_counter() - self.began))
+
+    async def _stage(self, stage: Stage, work: Coroutine[Any, Any, T], limit_s: float) -> T:
+        """Run a stage's work until it is done, its deadline, the engine's end, or the guard."""
+        self._enter(stage)
+        task = asyncio.ensure_future(work)
+        others: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.guarded.wait())]
+        if stage is not Stage.START:
+            others.append(asyncio.ensure_future(self.process.wait()))
+        try:
+            done, _ = await asyncio.wait(
+                {task, *others}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self.guarded.is_set():
+                raise StageError(Outcome.GUARDED, "available memory fell under the reserve")
+            if task in done:
+                return task.result()
+            if len(others) > 1 and others[1] in done:
+                ended = await self.process.wait()
+                raise StageError(
+                    Outcome.EXITED,
+                    f"the engine ended during {stage.value} with {ended.describe()}",
+                )
+            raise StageError(Outcome.TIMED_OUT, f"{stage.value} was not done within {limit_s:g} s")
+        finally:
+            for future in (task, *others):
+                future.cancel()
+            await asyncio.gather(task, *others, return_exceptions=True)
+
+    async def _wait_ready(self) -> None:
+        async with open_session(self.endpoint, keep_alive=False) as session:
+            while True:
+                with suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
+                    async with session.get(
+                        self.bench.engine.ready_path, timeout=aiohttp.ClientTimeout(total=5)
+                    ) as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(READY_POLL_S)
+
+    async def _first_token(self) -> None:
+        shape = LoadShape(self.bench.model.name, output_tokens=4)
+        async with open_session(self.endpoint, keep_alive=False) as session:
+            sample = await ask(session, shape, Prompt("", "Say hello."))
+        if sample.error:
+            raise StageError(Outcome.BAD_ANSWER, f"no first token: {sample.error}")
+        if not self.ratio.words_per_token:
+            text = "\n\n".join(self.bench.passages)
+            self.ratio.words_per_token = await words_per_token(self.endpoint, text)
+
+    async def _measure(self) -> tuple[RequestSample, ...]:
+        """Warm up with other prompts than the measured ones, then send the workload."""
+        workload, bench = self.bench.workload, self.bench
+        warm_up = build_prompts(
+            WORKLOADS["chat"], bench.passages, bench.questions, self.ratio.words_per_token,
+            min(workload.streams, 4), salt="warm-up",
+        )  # fmt: skip
+        shape = LoadShape(bench.model.name, output_tokens=16)
+        await run_load(self.endpoint, shape, warm_up, len(warm_up))
+        prompts = build_prompts(
+            workload, bench.passages, bench.questions, self.ratio.words_per_token, workload.requests
+        )
+        shape = LoadShape(bench.model.name, workload.output_tokens)
+        samples = await run_load(self.endpoint, shape, prompts, workload.streams)
+        failed = [sample for sample in samples if sample.error]
+        if failed:
+            raise StageError(
+                Outcome.BAD_ANSWER,
+                f"{len(failed)} of {len(samples)} requests failed: {failed[0].error}",
+            )
+        return samples
+
+    def _figures(self, trial: Trial, samples: Sequence[RequestSample]) -> Any:
+        return measure(
+            self.bench.workload.name,
+            samples,
+            streams=self.bench.workload.streams,
+            bytes_per_token=self.bench.model.bytes_per_token,
+            memory_bandwidth_bytes_per_s=self.bench.bandwidth_bytes_per_s,
+            peak_memory_bytes=trial.peak_memory_bytes,
+        )
+
+    async def _watch(self) -> None:
+        """Sample memory; end the engine when the machine's available memory is under the floor."""
+        while True:
+            available = read_available_bytes()
+            rss, pss = self.process.memory() if self.process.is_running else (0, None)
+            if rss:
+                at_s = time.perf_counter() - self.began
+                self.memory.append(MemorySample(at_s, rss, pss, available))
+            if available < self.bench.memory_reserve_bytes:
+                self.guarded.set()
+                self.process.kill()
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+def _read_log(path: Path) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as file:
+            return tuple(file.read(LOG_LIMIT_BYTES).decode(errors="replace").splitlines())
+    except OSError:
+        return ()

@@ -1,0 +1,91 @@
+"""The llama.cpp descriptor: whole argv in a table, refusals, memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
+from enginehouse.core.engine import Endpoint, Launch
+from enginehouse.core.workload import WORKLOADS
+from enginehouse.engines import load_engines
+from enginehouse.engines.llama_cpp import ENGINE
+from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL
+
+SOCKET = Endpoint(socket_path="/run/e.sock")
+PORT = Endpoint(port=4711)
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "endpoint", "expected"),
+    [
+        (
+            WHEEL,
+            {"context": 1024, "slots": 1},
+            SOCKET,
+            "python -m wheel_server --model /models/tiny.gguf --alias tiny --host /run/e.sock "
+            "--parallel 1 --ctx-size 1024 --cache-ram 0 --fit off --metrics --no-webui",
+        ),
+        (
+            BINARY,
+            {"context": 1024, "slots": 16, "threads": 2, "batch": 512, "ubatch": 256},
+            PORT,
+            "/bin/llama-server --model /models/tiny.gguf --alias tiny --host 127.0.0.1 "
+            "--port 4711 --parallel 16 --ctx-size 16384 --threads 2 --batch-size 512 "
+            "--ubatch-size 256 --cache-ram 0 --metrics --no-webui",
+        ),
+        (
+            BINARY,
+            {
+                "context": 2048,
+                "slots": 2,
+                "flash_attention": "on",
+                "kv_type": "q8_0",
+                "speculation": "ngram-mod",
+                "prompt_cache_mib": 64,
+            },
+            SOCKET,
+            "/bin/llama-server --model /models/tiny.gguf --alias tiny --host /run/e.sock "
+            "--parallel 2 --ctx-size 4096 --flash-attn on --spec-type ngram-mod "
+            "--cache-type-k q8_0 --cache-type-v q8_0 --cache-ram 64 --metrics --no-webui",
+        ),
+    ],
+)
+def test_argv_is_whole_and_in_the_engines_own_spelling(
+    build: Build, settings: dict[str, Setting], endpoint: Endpoint, expected: str
+) -> None:
+    """A candidate's argv is exactly this, flag by flag."""
+    candidate = Candidate("llama.cpp", build.digest, settings_of(settings))
+    assert " ".join(ENGINE.argv(Launch(build, candidate, MODEL, endpoint))) == expected
+
+
+def test_every_tunable_a_lever_names_is_declared() -> None:
+    """A lever varies only settings that the descriptor declares."""
+    declared = {tunable.name for tunable in ENGINE.tunables}
+    for workload in WORKLOADS.values():
+        levers = ENGINE.levers(MACHINE, MODEL, workload)
+        assert levers
+        assert {lever.tunable for lever in levers} <= declared
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_minimal_candidate_holds_the_workload(name: str) -> None:
+    """The minimal candidate's context holds one request of the workload."""
+    minimal = ENGINE.minimal(WHEEL, MODEL, WORKLOADS[name])
+    assert int(minimal.get("context") or 0) >= WORKLOADS[name].context_tokens
+    assert minimal.get("slots") == 1
+
+
+def test_memory_grows_with_slots_by_their_kv_cache() -> None:
+    """Each slot more costs its context's KV cache, and nothing else is predicted to change."""
+    one = ENGINE.minimal(WHEEL, MODEL, WORKLOADS["chat"])
+    two = one.with_settings(slots=2)
+    more = (
+        ENGINE.estimate_memory(MODEL, two).total.expected
+        - ENGINE.estimate_memory(MODEL, one).total.expected
+    )
+    assert more == 2.0 * 11520 * int(one.get("context") or 0)
+
+
+def test_the_folder_lists_the_engines() -> None:
+    """An engine is added by its file alone."""
+    assert load_engines() == {"llama.cpp": ENGINE}
