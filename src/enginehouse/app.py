@@ -297,7 +297,6 @@ class House:
             trial_id=best.trial.id,
             measurement=best.trial.measurement,
             chosen_at=time.time(),
-            context_per_request=int(best.trial.candidate.get("context") or 0),
         )
         self._records.store_choice(choice)
         return choice

@@ -59,7 +59,11 @@ class LeaseBook:
 
     def clear_leftovers(self) -> tuple[str, ...]:
         """End and remove what dead owners left; return one sentence for each lease cleared."""
-        dead = [lease for lease in self._read_all() if not _is_alive(lease)]
+        dead = [
+            lease
+            for lease in self._read_all()
+            if not is_alive(lease.owner_pid, lease.owner_started)
+        ]
         if not dead:
             return ()
         killed = _kill_marked({lease.id for lease in dead})
@@ -89,12 +93,12 @@ class LeaseBook:
         return leases
 
 
-def _is_alive(lease: Lease) -> bool:
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether the process that had this pid and this Unix start time still lives."""
     try:
-        started = psutil.Process(lease.owner_pid).create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return abs(psutil.Process(pid).create_time() - started) < 1.0
+    except psutil.Error:
         return False
-    return abs(started - lease.owner_started) < 1.0
 
 
 def find_marked(lease_ids: Iterable[str]) -> dict[int, str]:

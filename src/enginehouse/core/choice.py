@@ -1,0 +1,48 @@
+"""A stored choice, and whether it still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.machine import Machine
+from enginehouse.core.measurement import Measurement
+from enginehouse.core.model import Model
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The winner of a search with what it was found on; `chosen_at` is Unix time."""
+
+    model_digest: str
+    model_name: str
+    workload: str
+    machine_fingerprint: str
+    machine_facts: tuple[tuple[str, str], ...]
+    build: Build
+    candidate: Candidate
+    trial_id: int
+    measurement: Measurement
+    chosen_at: float
+
+
+def stale_reasons(
+    choice: Choice, machine: Machine, model: Model, builds: Sequence[Build]
+) -> tuple[str, ...]:
+    """Say in words why a choice no longer holds; empty when it does."""
+    reasons = []
+    if choice.machine_fingerprint != machine.fingerprint():
+        before = dict(choice.machine_facts)
+        for name, value in machine.fingerprint_facts():
+            if before.get(name) != value:
+                reasons.append(
+                    f"the machine's {name} changed from {before.get(name) or 'none'} "
+                    f"to {value or 'none'}"
+                )
+    if choice.model_digest != model.digest:
+        reasons.append("the model's file changed")
+    if choice.build.digest not in {build.digest for build in builds}:
+        here = ", ".join(build.label for build in builds) or "no build"
+        reasons.append(f"{choice.build.label} is no longer what is installed (found: {here})")
+    return tuple(reasons)

@@ -1,0 +1,31 @@
+"""Where Enginehouse keeps things: the user's state, cache and settings folders (XDG)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def state_dir() -> Path:
+    """Return the folder of records, leases and logs (ENGINEHOUSE_STATE_DIR overrides)."""
+    return _folder("ENGINEHOUSE_STATE_DIR", platformdirs.user_state_dir("enginehouse"))
+
+
+def cache_dir() -> Path:
+    """Return the folder of fetched models (ENGINEHOUSE_CACHE_DIR overrides)."""
+    return _folder("ENGINEHOUSE_CACHE_DIR", platformdirs.user_cache_dir("enginehouse"))
+
+
+def config_dir() -> Path:
+    """Return the folder of config.toml (ENGINEHOUSE_CONFIG_DIR overrides); it may not exist."""
+    return Path(
+        os.environ.get("ENGINEHOUSE_CONFIG_DIR") or platformdirs.user_config_dir("enginehouse")
+    )
+
+
+def _folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable) or default)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
