@@ -1,0 +1,1 @@
+"""Reviewed facts as data, and the loaders that validate them."""
