@@ -250,9 +250,36 @@ class House:
 
     def serve(self, choice: Choice, model: Model, on_ready: Callable[[str], None]) -> None:
         """Serve a choice until SIGINT or SIGTERM, then drain and end the engine."""
-        from enginehouse.gateway.serve import serve_choice
+        from enginehouse.gateway.serve import Listening, serve
+        from enginehouse.gateway.supervisor import ServerPlan
+        from enginehouse.trials.run import new_endpoint
 
-        serve_choice(self, choice, model, on_ready)
+        engine = self._engine(choice.build)
+        endpoint = new_endpoint()
+        launch = Launch(choice.build, choice.candidate, model, endpoint)
+        plan = ServerPlan(
+            model_name=model.name,
+            engine=engine.name,
+            argv=engine.argv(launch),
+            env=engine.env(launch),
+            endpoint=endpoint,
+            ready_path=engine.ready_path,
+            log_path=self._state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}.log",
+            slots=int(choice.candidate.get("slots") or 1),
+            can_embed=model.can_embed,
+            load_deadline_s=self.settings.seconds("trials.load_deadline"),
+            first_token_deadline_s=self.settings.seconds("trials.first_token_deadline"),
+            probe_interval_s=self.settings.seconds("serve.probe_interval"),
+            probe_deadline_s=self.settings.seconds("serve.probe_deadline"),
+        )
+        listening = Listening(
+            host=self._host(),
+            port=self._port(),
+            queue_limit=self.settings.integer("gateway.queue_limit"),
+            request_limit_bytes=self.settings.bytes("gateway.request_limit"),
+            drain_deadline_s=self.settings.seconds("serve.drain_deadline"),
+        )
+        asyncio.run(serve(plan, listening, self._leases, on_ready))
 
     # records
 

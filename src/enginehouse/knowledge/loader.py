@@ -23,6 +23,11 @@ STATUSES = ("observed", "reported", "inferred")
 NESTED_QUANTIFIER = re.compile(r"\([^()]*[*+][^()]*\)[*+{]")
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML (`tomllib`, on Python 3.10 `tomli`)."""
+    return dict(tomllib.loads(text))
+
+
 def load_prompts() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the passages and the questions that prompts are made of."""
     passages = (ROOT / "prompts" / "passages.txt").read_text().split("\n\n")

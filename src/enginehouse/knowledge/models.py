@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-from enginehouse.knowledge.loader import tomllib
+from enginehouse.knowledge.loader import parse_toml
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ def load_models() -> tuple[KnownModel, ...]:
     text = (files("enginehouse.knowledge") / "models.toml").read_text()
     return tuple(
         KnownModel(**{name: value for name, value in table.items() if name != "checked"})
-        for table in tomllib.loads(text)["model"]
+        for table in parse_toml(text)["model"]
     )

@@ -1,0 +1,141 @@
+"""Tell on stderr how things go: bars in a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from enginehouse.core.trial import Trial
+    from enginehouse.edges.progress import Progress
+
+LINE_EVERY_S = 2.0
+LINE_EVERY_SHARE = 0.1
+SIGN_OF_LIFE_S = 30.0
+"""A transfer so slow that no tenth was done meanwhile still gets a line this often."""
+
+
+def say(text: str) -> None:
+    """Write one line of talk to stderr."""
+    click.echo(text, err=True)
+
+
+def open_progress() -> Progress:
+    """Return bars when stderr is a terminal, plain lines elsewhere."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress(say, time.monotonic)
+
+
+class LineProgress:
+    """Shows a transfer as lines: one a tenth, but not more often than every two seconds."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._write = write
+        self._clock = clock
+        self._label = ""
+        self._total: int | None = None
+        self._done = self._shown = 0
+        self._shown_at = 0.0
+
+    def begin(self, label: str, total: int | None) -> None:
+        """Take the start of a piece of work and its size in bytes."""
+        self._label, self._total = label, total
+        self._done = self._shown = 0
+        self._shown_at = self._clock()
+        self._write(f"{label}{f' ({mib(total)})' if total else ''}")
+
+    def advance_to(self, done: int) -> None:
+        """Take the number of bytes done."""
+        self._done = done
+        waited_s = self._clock() - self._shown_at
+        advanced = done - self._shown >= LINE_EVERY_SHARE * (self._total or 0)
+        if waited_s >= LINE_EVERY_S and (advanced or waited_s >= SIGN_OF_LIFE_S):
+            self._shown, self._shown_at = done, self._clock()
+            self._write(f"{self._label}: {self._so_far()}")
+
+    def end(self) -> None:
+        """Take the end."""
+        self._write(f"{self._label}: done ({mib(self._done)})")
+
+    def _so_far(self) -> str:
+        if not self._total:
+            return mib(self._done)
+        return f"{self._done / self._total:.0%} of {mib(self._total)}"
+
+
+class BarProgress:
+    """Shows a transfer as a bar that rich draws on stderr."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+
+    def begin(self, label: str, total: int | None) -> None:
+        """Take the start of a piece of work and its size in bytes."""
+        from rich import progress
+        from rich.console import Console
+
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(binary_units=True),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bars.start()
+        self._task = self._bars.add_task(label, total=total)
+
+    def advance_to(self, done: int) -> None:
+        """Take the number of bytes done."""
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done)
+
+    def end(self) -> None:
+        """Take the end."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class SearchTalk:
+    """Tells how a search goes, a line at a time.
+
+    Nothing is animated while a trial runs: drawing would take CPU time from what is measured.
+    """
+
+    def __init__(self, write: Callable[[str], None] = say) -> None:
+        self._write = write
+        self._number = 0
+
+    def on_step(self, text: str) -> None:
+        """Take one sentence on what happens next or was refused."""
+        self._write(text)
+
+    def on_trial_start(self, label: str, number: int) -> None:
+        """Take the start of a trial."""
+        self._number = number
+        self._write(f"trial {number}: {label} …")
+
+    def on_trial_end(self, trial: Trial, label: str) -> None:
+        """Take a trial's record."""
+        self._write(f"trial {self._number}: {label}: {outcome_of(trial)}")
+
+
+def outcome_of(trial: Trial) -> str:
+    """Say in a few words what came of a trial."""
+    if trial.measurement is not None and trial.has_measurement:
+        return f"{trial.measurement.output_tok_per_s:.1f} tok/s"
+    title = trial.diagnosis.title if trial.diagnosis is not None else ""
+    return f"{trial.outcome.value}: {title or trial.detail}".rstrip(": ")
+
+
+def mib(size: int) -> str:
+    """Show a size in MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

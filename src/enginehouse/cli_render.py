@@ -1,0 +1,213 @@
+"""What commands show: text for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from enginehouse.cli_progress import mib, outcome_of
+from enginehouse.core.errors import ErrorReport, render_error
+
+if TYPE_CHECKING:
+    from enginehouse.app import FindResult
+    from enginehouse.core.candidate import Build
+    from enginehouse.core.doctor import Problem
+    from enginehouse.core.machine import Machine
+    from enginehouse.core.model import Model
+    from enginehouse.core.trial import Trial
+
+
+def show_json(document: object) -> None:
+    """Write one JSON document to stdout."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    click.echo(text)
+    sys.stdout.flush()
+
+
+def show_error(report: ErrorReport, as_json: bool) -> None:
+    """Show an error: on stdout as JSON, else on stderr, in colour when that is a terminal."""
+    if as_json:
+        show_json({"error": report})
+        return
+    head, _, rest = render_error(report).partition(": ")
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        head = click.style(head, fg="red", bold=True)
+    click.echo(f"{head}: {rest}", err=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows in aligned columns, the last one ragged; nothing is cut off."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
+    return "\n".join(
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def leaderboard(result: FindResult) -> str:
+    """Show the candidates best first, each with why it won, lost or failed."""
+    rows = []
+    for place, (trial, reason) in enumerate(result.rows, start=1):
+        label = trial.candidate.describe_difference(result.minimal) if result.minimal else ""
+        rows.append((str(place), str(trial.id), *_figures(trial), label or "minimal", reason))
+    header = ("#", "TRIAL", "TOK/S", "TTFT P50", "ITL P50", "MEMORY", "CANDIDATE", "WHY")
+    return f"{result.model.name} under {result.workload}\n{table(header, rows)}"
+
+
+def _figures(trial: Trial) -> tuple[str, str, str, str]:
+    memory = mib(trial.peak_memory_bytes) if trial.peak_memory_bytes else "-"
+    if trial.measurement is None or not trial.has_measurement:
+        return "-", "-", "-", memory
+    figures = trial.measurement
+    return (
+        f"{figures.output_tok_per_s:.1f}",
+        f"{figures.ttft_s.p50 * 1000:.0f} ms",
+        f"{figures.itl_s.p50 * 1000:.1f} ms",
+        memory,
+    )
+
+
+def machine_text(machine: Machine, builds: Sequence[Build], problems: Sequence[Problem]) -> str:
+    """Show a machine's facts, the engines installed on it, and its problems, worst first."""
+    facts = [
+        ("CPU", f"{machine.cpu_model} ({machine.architecture})"),
+        ("cores", f"{machine.usable_cores} usable, {machine.physical_cores} physical"),
+        ("instruction sets", " ".join(machine.isa) or "none of those looked for"),
+        (
+            "memory",
+            f"{mib(machine.memory_available_bytes)} available of {mib(machine.memory_total_bytes)}",
+        ),
+        ("GPUs", ", ".join(gpu.name for gpu in machine.gpus) or "none seen"),
+        ("system", f"{machine.os_name}, kernel {machine.kernel}"),
+    ]
+    if machine.memory_limit_bytes is not None:
+        facts.append(("memory limit", mib(machine.memory_limit_bytes)))
+    if machine.board:
+        facts.append(("board", f"{machine.board} {machine.l4t}".strip()))
+    if machine.memory_bandwidth_bytes_per_s is not None:
+        facts.append(("memory bandwidth", f"{machine.memory_bandwidth_bytes_per_s / 1e9:.1f} GB/s"))
+    lines = [f"{name:<18}{value}" for name, value in facts]
+    lines += [f"{'engine':<18}{build.label} at {build.path}" for build in builds]
+    if not builds:
+        lines.append(f"{'engine':<18}none is installed: pip install xllamacpp")
+    lines += ["", "problems" if problems else "no problems found"]
+    for problem in problems:
+        lines.append(f"  {problem.what}  [{problem.id}]")
+        lines += [f"    evidence  {problem.evidence}", f"    try       {problem.remedy}"]
+    return "\n".join(lines)
+
+
+def models_text(registered: Sequence[Model], known: Sequence[tuple[str, str, str]]) -> str:
+    """List the models that are here, then those that can be fetched by name."""
+    here = {model.name for model in registered}
+    rows = [
+        (model.name, "here", mib(model.file_bytes), model.quantization, model.path)
+        for model in registered
+    ]
+    rows += [(name, "fetch", "-", "-", source) for name, source, _ in known if name not in here]
+    return table(("NAME", "STATE", "SIZE", "QUANT", "WHERE"), rows)
+
+
+def model_text(model: Model) -> str:
+    """Show a model's facts."""
+    facts = (
+        ("name", model.name),
+        ("path", model.path),
+        ("source", model.source),
+        ("sha256", model.digest),
+        ("architecture", model.architecture),
+        ("quantization", model.quantization),
+        ("parameters", f"{model.parameters / 1e6:.1f} million"),
+        ("file", mib(model.file_bytes)),
+        ("weights", f"{mib(model.weight_bytes)}, {mib(model.bytes_per_token)} read a token"),
+        ("context length", f"{model.context_length} tokens"),
+        ("layers", str(model.layers)),
+        ("chat template", "yes" if model.has_chat_template else "no"),
+        ("embeddings", f"yes ({model.pooling} pooling)" if model.can_embed else "no"),
+        ("license", model.license or "not stated"),
+    )
+    return "\n".join(f"{name:<16}{value}" for name, value in facts)
+
+
+def trials_text(trials: Sequence[Trial]) -> str:
+    """List trials, one a line."""
+    if not trials:
+        return "no trials yet: run `enginehouse find demo`"
+    rows = [
+        (str(trial.id), _when(trial), trial.model_name, trial.workload, outcome_of(trial))
+        for trial in trials
+    ]
+    return table(("ID", "STARTED", "MODEL", "WORKLOAD", "OUTCOME"), rows)
+
+
+def trial_text(trial: Trial) -> str:
+    """Show one trial's record without its memory timeline, which --json has."""
+    ended = trial.signal or ("-" if trial.exit_code is None else f"exit code {trial.exit_code}")
+    lines = [
+        f"trial {trial.id}: {trial.model_name} under {trial.workload}, {_when(trial)}",
+        f"  outcome    {outcome_of(trial)}",
+        f"  build      {trial.build.label}",
+        f"  settings   {', '.join(f'{name} {value}' for name, value in trial.candidate.settings)}",
+        f"  argv       {command_line(trial.argv)}",
+        f"  stages     {', '.join(f'{s.stage.value} at {s.at_s:.1f} s' for s in trial.stages)}",
+        f"  ended      {ended}, after {trial.duration_s:.1f} s",
+        f"  memory     {mib(trial.peak_memory_bytes)} at most, {len(trial.memory)} samples",
+        f"  log        {trial.log_path}",
+    ]
+    if trial.diagnosis is not None:
+        lines.append(f"  cause      {trial.diagnosis.cause or 'unknown'}")
+        lines += [f"  log {e.line:<7}{e.text}" for e in trial.diagnosis.evidence]
+        lines += [f"  try        {remedy}" for remedy in trial.diagnosis.remedies]
+    if trial.measurement is not None:
+        figures = trial.measurement
+        for name in ("ttft_s", "itl_s", "tpot_s", "latency_s"):
+            spread = getattr(figures, name)
+            lines.append(
+                f"  {name:<11}p50 {spread.p50:.4f}  p90 {spread.p90:.4f}  p99 {spread.p99:.4f}"
+                f"  ({spread.samples} samples)"
+            )
+        lines.append(
+            f"  tokens     {figures.prompt_tokens} prompt ({figures.cached_tokens} cached), "
+            f"{figures.output_tokens} output; {figures.requests} requests, {figures.failed} failed"
+        )
+        lines.append(f"  repeated   {figures.repeated_ngram_share:.1%} of output 4-grams")
+        if figures.roofline_share is not None:
+            lines.append(f"  roofline   {figures.roofline_share:.0%} of the decode roofline")
+    return "\n".join(lines)
+
+
+def _when(trial: Trial) -> str:
+    return datetime.fromtimestamp(trial.started_at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Show an argv as one would type it in a shell."""
+    import shlex
+
+    return shlex.join(argv)
+
+
+def curl_example(url: str, model_name: str) -> str:
+    """Return a command that streams a chat completion from the endpoint."""
+    import json
+    import shlex
+
+    body = {
+        "model": model_name,
+        "messages": [{"role": "user", "content": "Name three trees."}],
+        "stream": True,
+    }
+    return (
+        f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"-d {shlex.quote(json.dumps(body))}"
+    )
