@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 import uuid
 from dataclasses import dataclass
@@ -140,10 +141,14 @@ class Proxy:
             self._supervisor.progress()
             upstream = await self._post(route.upstream_path, body)
             async with upstream:
-                self._metrics.first_byte(dialect.name, route.operation, time.perf_counter() - began)
                 if peek.stream and upstream.status == 200:
                     await answer.start(upstream)
+                    first = True
                     async for chunk in upstream.content.iter_any():
+                        if first:
+                            first = False
+                            after_s = time.perf_counter() - began
+                            self._metrics.first_byte(dialect.name, route.operation, after_s)
                         self._supervisor.progress()
                         await answer.chunk(chunk)
                     await answer.finish()
@@ -169,10 +174,15 @@ class Proxy:
         """
         headers = {"Content-Type": "application/json"}
         try:
-            return await self._kept.post(path, data=body, headers=headers)
+            return await self._kept.post(path, data=_payload(body), headers=headers)
         except DEAD_CONNECTION:
             self._metrics.retries.inc()
-            return await self._fresh.post(path, data=body, headers=headers)
+            return await self._fresh.post(path, data=_payload(body), headers=headers)
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    """Wrap a large body so that aiohttp sends it in parts and does not block the loop."""
+    return body if len(body) <= 1 << 20 else io.BytesIO(body)
 
 
 class _Answer:

@@ -1,4 +1,4 @@
-"""One task owns one engine server: starts it, proves it alive, and starts it again when it fails."""
+"""One task owns one engine server: starts it, proves it alive, starts it again when it fails."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Supervisor:
             return f"the engine hangs: {problem}"
 
     async def _wait_loaded(self, session: aiohttp.ClientSession) -> None:
-        while await self._probe_http(session, 5.0):
+        while await self._probe_http(session, 5.0):  # noqa: ASYNC110 - another process is asked
             await asyncio.sleep(0.05)
 
     async def _probe(self, session: aiohttp.ClientSession) -> str:

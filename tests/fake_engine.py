@@ -1,0 +1,141 @@
+"""A scriptable engine: a real child process that speaks llama-server's HTTP, and can fail.
+
+A stand-in where the real one cannot be made to fail on purpose; `tests/real` runs the real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+WORDS = ("the", "clock", "had", "stopped", "and", "nobody", "could", "say", "when", "or", "why")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--token-s", type=float, default=0.001)
+    parser.add_argument("--fail", default="", help="print this and exit with code 3")
+    parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--no-token", action="store_true", help="200 on /health, 500 on chat")
+    parser.add_argument("--garbage", action="store_true", help="answer what is not HTTP")
+    parser.add_argument("--die-after-tokens", type=int, default=0)
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--grandchild", action="store_true")
+    parser.add_argument("--close-after-stream", action="store_true")
+    parser.add_argument("--eat-mib-per-s", type=int, default=0)
+    return parser.parse_args()
+
+
+class Engine:
+    """Serves until it is told otherwise."""
+
+    def __init__(self, script: argparse.Namespace) -> None:
+        self.script = script
+        self.ready = False
+        self.cancelled = 0
+        self.served = 0
+        self.eaten: list[bytes] = []
+
+    async def health(self, request: web.Request) -> web.Response:
+        if not self.ready:
+            return web.json_response({"error": {"message": "Loading model"}}, status=503)
+        return web.json_response({"status": "ok"})
+
+    async def state(self, request: web.Request) -> web.Response:
+        return web.json_response({"cancelled": self.cancelled, "served": self.served})
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        text = (await request.json())["content"]
+        return web.json_response({"tokens": list(range(len(text.split())))})
+
+    async def tokens(self, count: int) -> AsyncIterator[str]:
+        for n in range(count):
+            await asyncio.sleep(self.script.token_s)
+            if self.script.die_after_tokens and n >= self.script.die_after_tokens:
+                os._exit(9)
+            yield WORDS[n % len(WORDS)] + " "
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if self.script.no_token:
+            return web.json_response({"error": {"message": "no token today"}}, status=500)
+        count = body.get("max_tokens") or 16
+        usage = {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": 7 + count}
+        if not body.get("stream"):
+            text = "".join([word async for word in self.tokens(count)])
+            message = {"role": "assistant", "content": text}
+            self.served += 1
+            return web.json_response({"choices": [{"message": message}], "usage": usage})
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        try:
+            async for word in self.tokens(count):
+                chunk = {"choices": [{"index": 0, "delta": {"content": word}}]}
+                await answer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        except (ConnectionError, asyncio.CancelledError):
+            self.cancelled += 1
+            raise
+        if (body.get("stream_options") or {}).get("include_usage"):
+            last = {"choices": [], "usage": usage}
+            await answer.write(b"data: " + json.dumps(last).encode() + b"\n\n")
+        await answer.write(b"data: [DONE]\n\n")
+        await answer.write_eof()
+        self.served += 1
+        if self.script.close_after_stream and request.transport is not None:
+            asyncio.get_running_loop().call_soon(request.transport.close)
+        return answer
+
+    async def eat(self) -> None:
+        while True:
+            self.eaten.append(os.urandom(1) * (self.script.eat_mib_per_s << 20) + os.urandom(1))
+            await asyncio.sleep(1.0)
+
+    async def run(self) -> None:
+        if self.script.garbage:
+            server = await asyncio.start_unix_server(_answer_garbage, self.script.host)
+            await server.serve_forever()
+        app = web.Application()
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/fake/state", self.state)
+        app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        await web.UnixSite(runner, self.script.host).start()
+        await asyncio.sleep(self.script.load_s)
+        self.ready = not self.script.never_ready
+        eater = asyncio.create_task(self.eat()) if self.script.eat_mib_per_s else None
+        await asyncio.Event().wait()
+        del eater
+
+
+async def _answer_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\x01 this is not HTTP\r\n\r\n")
+    writer.close()
+
+
+def main() -> None:
+    script = parse()
+    if script.fail:
+        sys.stderr.write(script.fail + "\n")
+        sys.exit(3)
+    if script.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if script.grandchild:
+        code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    asyncio.run(Engine(script).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Servers over the fake engine, on real sockets, with nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import uvicorn
+
+from enginehouse.core.engine import Endpoint
+from enginehouse.edges.http import open_session
+from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.ports import bind_socket
+from enginehouse.gateway.asgi import build_app
+from enginehouse.gateway.metrics import Metrics
+from enginehouse.gateway.proxy import Proxy
+from enginehouse.gateway.router import Gate
+from enginehouse.gateway.supervisor import ServerPlan, Supervisor
+
+FAKE_ENGINE = str(Path(__file__).parents[1] / "fake_engine.py")
+
+
+def fake_plan(folder: Path, *script: str, slots: int = 4) -> ServerPlan:
+    """A plan that starts the fake engine with this script."""
+    path = f"/tmp/enginehouse-test-{uuid.uuid4().hex[:12]}.sock"
+    return ServerPlan(
+        model_name="fake",
+        engine="fake",
+        argv=(sys.executable, FAKE_ENGINE, "--host", path, *script),
+        env=(),
+        endpoint=Endpoint(socket_path=path),
+        ready_path="/health",
+        log_path=folder / "engine.log",
+        slots=slots,
+        load_deadline_s=5.0,
+        first_token_deadline_s=5.0,
+        probe_interval_s=0.3,
+        probe_deadline_s=1.0,
+    )
+
+
+@dataclass
+class Served:
+    """A gateway over a fake engine, its client, and a client to the engine itself."""
+
+    supervisor: Supervisor
+    gate: Gate
+    client: aiohttp.ClientSession
+    engine: aiohttp.ClientSession
+    leases: LeaseBook
+
+    async def engine_state(self) -> dict[str, int]:
+        async with self.engine.get("/fake/state") as answer:
+            state: dict[str, int] = await answer.json()
+            return state
+
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    """Return a context that serves the fake engine with a script."""
+
+    @asynccontextmanager
+    async def serve(
+        *script: str, slots: int = 4, queue_limit: int = 16, settle: bool = True
+    ) -> AsyncIterator[Served]:
+        plan = fake_plan(tmp_path, *script, slots=slots)
+        leases = LeaseBook(tmp_path / "leases")
+        supervisor = Supervisor(plan, leases)
+        gate = Gate(supervisor, slots, queue_limit)
+        metrics = Metrics(supervisor, gate)
+        proxy = Proxy(supervisor, gate, metrics, 1 << 20)
+        owner = asyncio.ensure_future(supervisor.run())
+        bound = bind_socket("127.0.0.1", 0)
+        app = build_app(supervisor, proxy, metrics)
+        config = uvicorn.Config(
+            app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False
+        )
+        config.timeout_graceful_shutdown = 1
+        server = uvicorn.Server(config)
+        http = asyncio.ensure_future(server._serve(sockets=[bound]))
+        port = bound.getsockname()[1]
+        client = aiohttp.ClientSession(f"http://127.0.0.1:{port}")
+        engine = open_session(plan.endpoint, keep_alive=False)
+        try:
+            if settle:
+                await asyncio.wait_for(supervisor.wait_settled(), 20)
+            yield Served(supervisor, gate, client, engine, leases)
+        finally:
+            await client.close()
+            await engine.close()
+            server.should_exit = True
+            await http
+            await supervisor.stop()
+            await owner
+            await proxy.close()
+            bound.close()
+        assert not list((tmp_path / "leases").glob("*.json"))
+        assert not os.path.exists(plan.endpoint.socket_path)
+
+    return serve
