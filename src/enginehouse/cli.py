@@ -2,132 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from enginehouse.cli_progress import SearchTalk, open_progress, say
-from enginehouse.core.errors import (
-    EXIT_CODES,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USER,
-    EnginehouseError,
-    ErrorReport,
-    InternalError,
-    MachineError,
-    UserError,
+from enginehouse.cli_call import (
+    COMPLETION_VARIABLE,
+    PROGRAM,
+    Call,
+    budget_option,
+    command,
+    complete_model,
+    dry_run_option,
+    host_option,
+    model_argument,
+    port_option,
+    workload_option,
 )
-from enginehouse.core.workload import WORKLOADS
+from enginehouse.cli_groups import config, models, trials
+from enginehouse.cli_progress import SearchTalk, open_progress, say
+from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from enginehouse.app import FindResult, House
     from enginehouse.core.model import Model
-    from enginehouse.core.settings import Settings
-
-PROGRAM = "enginehouse"
-COMPLETION_VARIABLE = "_ENGINEHOUSE_COMPLETE"
-
-
-@dataclass
-class Call:
-    """What the command line gave: the settings file, settings by key, and the form of output."""
-
-    config: Path | None = None
-    given: dict[str, str] = field(default_factory=dict)
-    as_json: bool = False
-
-    def settings(self) -> Settings:
-        """Resolve the settings."""
-        from enginehouse.edges.settings_file import load_settings
-
-        return load_settings(self.config, self.given)
-
-    @contextmanager
-    def house(self) -> Iterator[House]:
-        """Open the house, and say what was left over from an Enginehouse that died."""
-        from enginehouse.app import open_house
-
-        with open_house(self.settings()) as house:
-            for sentence in house.cleared:
-                say(f"cleared: {sentence}")
-            yield house
-
-    def show(self, document: object, render: Callable[[], str]) -> None:
-        """Write the answer to stdout: the document as JSON, or its text."""
-        from enginehouse.cli_render import show_json
-
-        if self.as_json:
-            show_json(document)
-        else:
-            click.echo(render())
-
-
-class WorkloadName(click.Choice[str]):
-    """A workload's name; an unknown one is answered with the nearest."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name, or fail with the names there are."""
-        nearest = difflib.get_close_matches(str(value), self.choices, 1, cutoff=0.4)
-        if value not in self.choices and nearest:
-            names = ", ".join(self.choices)
-            self.fail(f"{value!r} is not one of {names}. Did you mean {nearest[0]!r}?", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete a model: names that can be fetched, else files."""
-    from click.shell_completion import CompletionItem
-
-    from enginehouse.knowledge.models import load_models
-
-    names = [known.name for known in load_models() if known.name.startswith(incomplete)]
-    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
-
-
-def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Keep an option that stands for a setting under the setting's key, to be resolved there."""
-    keys = {"budget": "find.budget", "port": "gateway.port", "host": "gateway.host",
-            "workload": "find.workload"}  # fmt: skip
-    if value is not None:
-        context.find_object(Call).given[keys[parameter.name or ""]] = value  # type: ignore[union-attr]
-    return value
-
-
-def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.find_object(Call).as_json = True  # type: ignore[union-attr]
-
-
-workload_option = click.option(
-    "--workload", type=WorkloadName(list(WORKLOADS)), callback=_keep, expose_value=False,
-    help="What to find for.",
-)  # fmt: skip
-budget_option = click.option(
-    "--budget", metavar="TIME", callback=_keep, expose_value=False,
-    help='Time for the trials, such as "90s" or "5m".',
-)  # fmt: skip
-port_option = click.option(
-    "--port", metavar="PORT", callback=_keep, expose_value=False, help="Port of the endpoint."
-)
-host_option = click.option(
-    "--host", metavar="HOST", callback=_keep, expose_value=False, help="Address of the endpoint."
-)
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Show what would be tried, with the exact argv; start nothing."
-)
-model_argument = click.argument("model", required=False, shell_complete=complete_model)
 
 
 @click.group(
@@ -138,34 +39,23 @@ model_argument = click.argument("model", required=False, shell_complete=complete
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file to read."
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Settings file to read.",
 )
 @click.version_option(package_name="enginehouse", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, config: Path | None) -> None:
+def cli(context: click.Context, config_file: Path | None) -> None:
     """Find out, by measured trials on this machine, how to serve an LLM best, and serve it.
 
     stdout is data, stderr is talk; every command takes --json.
     """
-    context.obj = Call(config)
+    context.obj = Call(config_file)
 
 
-def command(
-    group: click.Group, name: str, example: str
-) -> Callable[[Callable[..., None]], click.Command]:
-    """Register a command that takes `--json` and shows an example in its help."""
-
-    def register(function: Callable[..., None]) -> click.Command:
-        with_json = click.option(
-            "--json", is_flag=True, callback=_keep_json, expose_value=False,
-            help="Write one JSON document to stdout.",
-        )(click.pass_obj(function))  # fmt: skip
-        return group.command(name, epilog=f"\b\nExample:\n  {example}")(with_json)
-
-    return register
-
-
-@command(cli, "up", "enginehouse up smollm2-135m-instruct --workload chat --budget 3m")
+@command(cli, "up", "enginehouse up smollm2-135m --workload chat --budget 3m")
 @model_argument
 @workload_option
 @budget_option
@@ -174,7 +64,9 @@ def command(
 @click.option("--again", is_flag=True, help="Search although a stored choice holds.")
 @dry_run_option
 def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
-    """Find the best way to serve MODEL here, unless that is known, and serve it.
+    """Find the best way to serve MODEL here, and serve it.
+
+    A stored choice that still holds is served at once.
 
     MODEL is a GGUF file, hf:owner/repo[/file], pypi:package, or a name from `models list`;
     without it, the small demo model.
@@ -201,7 +93,10 @@ def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
 @budget_option
 @dry_run_option
 def find(call: Call, model: str, dry_run: bool) -> None:
-    """Try, measure and choose, without serving; the choice is stored for `serve` and `up`."""
+    """Try, measure and choose, without serving.
+
+    The choice is stored for `serve` and `up`.
+    """
     with call.house() as house:
         found = house.model(model, open_progress())
         if dry_run:
@@ -215,13 +110,16 @@ def find(call: Call, model: str, dry_run: bool) -> None:
             show_json(_find_document(result))
 
 
-@command(cli, "serve", "enginehouse serve smollm2-135m-instruct --port 8080")
+@command(cli, "serve", "enginehouse serve smollm2-135m --port 8080")
 @model_argument
 @workload_option
 @port_option
 @host_option
 def serve(call: Call, model: str | None) -> None:
-    """Serve MODEL by its stored choice; without MODEL, by the newest choice."""
+    """Serve MODEL by its stored choice.
+
+    Without MODEL, the newest choice is served.
+    """
     with call.house() as house:
         house.check_port()
         newest = house.newest_choice() if model is None else None
@@ -307,39 +205,45 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
+@command(cli, "doctor", "enginehouse doctor --json")
+def doctor(call: Call) -> None:
+    """Show this machine, its engines and its problems."""
+    from enginehouse.cli_render import machine_text
+
+    with call.house() as house:
+        machine, builds, problems = house.look(), house.builds(), house.problems()
+    document = {"machine": machine, "builds": builds, "problems": problems}
+    call.show(document, lambda: machine_text(machine, builds, problems))
+
+
+for group in (models, trials, config):
+    cli.add_command(group)
+
+
+@command(cli, "completion", 'eval "$(enginehouse completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(call: Call, shell: str) -> None:
+    """Print the script that completes in SHELL."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click cannot complete in {shell}")
+    script = kind(cli, {}, PROGRAM, COMPLETION_VARIABLE).source()
+    call.show({"shell": shell, "script": script}, lambda: script)
+
+
+@command(cli, "version", "enginehouse version --json")
+def version(call: Call) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    number = version_of("enginehouse")
+    call.show({"version": number}, lambda: f"{PROGRAM} {number}")
+
+
 def main() -> NoReturn:
     """Run the command line and exit with a documented code."""
-    import enginehouse.cli_records  # noqa: F401  registers the commands that only look
+    from enginehouse.cli_run import run
 
-    code = _run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_stdout()
-    sys.exit(code)
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """Run and turn whatever was raised into words and an exit code."""
-    as_json = "--json" in arguments
-    try:
-        return _invoke(list(arguments))
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as problem:
-        return _show_usage_error(problem, as_json)
-    except (KeyboardInterrupt, click.Abort):
-        report = ErrorReport("interrupted", "interrupted; nothing was lost", turn="user")
-        if as_json:
-            _show(report, as_json)
-        else:
-            say(report.what)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
-        return EXIT_OK
-    except EnginehouseError as problem:
-        _show(problem.report, as_json)
-        return problem.exit_code
-    except Exception as problem:  # noqa: BLE001  the outermost handler: no traceback for users
-        return _show_fault(problem, as_json)
+    sys.exit(run(cli, sys.argv[1:]))

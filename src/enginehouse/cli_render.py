@@ -12,6 +12,7 @@ import click
 
 from enginehouse.cli_progress import mib, outcome_of
 from enginehouse.core.errors import ErrorReport, render_error
+from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from enginehouse.app import FindResult
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from enginehouse.core.doctor import Problem
     from enginehouse.core.machine import Machine
     from enginehouse.core.model import Model
+    from enginehouse.core.settings import Settings
     from enginehouse.core.trial import Trial
 
 
@@ -139,6 +141,13 @@ def model_text(model: Model) -> str:
     return "\n".join(f"{name:<16}{value}" for name, value in facts)
 
 
+def known_model_text(name: str, source: str, note: str) -> str:
+    """Show what is known of a model that is not here."""
+    facts = (("name", name), ("source", source), ("state", "not fetched yet"), ("note", note))
+    lines = [f"{key:<16}{value}" for key, value in facts]
+    return "\n".join([*lines, f"{'to fetch it':<16}enginehouse models add {name}"])
+
+
 def trials_text(trials: Sequence[Trial]) -> str:
     """List trials, one a line."""
     if not trials:
@@ -184,6 +193,21 @@ def trial_text(trial: Trial) -> str:
         if figures.roofline_share is not None:
             lines.append(f"  roofline   {figures.roofline_share:.0%} of the decode roofline")
     return "\n".join(lines)
+
+
+def settings_rows(settings: Settings) -> list[dict[str, object]]:
+    """Return every setting with its value, origin and meaning."""
+    return [
+        {
+            "key": key,
+            "value": resolved.value,
+            "origin": resolved.origin,
+            "default": SETTINGS[key].default,
+            "variable": SETTINGS[key].variable,
+            "summary": SETTINGS[key].summary,
+        }
+        for key, resolved in settings.values.items()
+    ]
 
 
 def _when(trial: Trial) -> str:

@@ -95,7 +95,7 @@ class _Forward:
 def _health(supervisor: Supervisor) -> Response:
     """Answer 200 only while real tokens come out of the engine."""
     ready = supervisor.state is State.READY
-    body = {
+    body: dict[str, str | int | float] = {
         "status": "ok" if ready else supervisor.state.value,
         "model": supervisor.plan.model_name,
         "reason": supervisor.reason,

@@ -1,0 +1,142 @@
+"""What all commands share: the call's settings and form, their options, their help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enginehouse.cli_progress import say
+from enginehouse.core.workload import WORKLOADS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from enginehouse.app import House
+    from enginehouse.core.settings import Settings
+
+PROGRAM = "enginehouse"
+COMPLETION_VARIABLE = "_ENGINEHOUSE_COMPLETE"
+KEYS = {
+    "workload": "find.workload",
+    "budget": "find.budget",
+    "port": "gateway.port",
+    "host": "gateway.host",
+}
+"""Options that stand for a setting."""
+
+
+@dataclass
+class Call:
+    """What the command line gave: the settings file, settings by key, and the form of output."""
+
+    config: Path | None = None
+    given: dict[str, str] = field(default_factory=dict)
+    as_json: bool = False
+
+    def settings(self) -> Settings:
+        """Resolve the settings."""
+        from enginehouse.edges.settings_file import load_settings
+
+        return load_settings(self.config, self.given)
+
+    def config_path(self) -> Path:
+        """Return the settings file that is read, whether or not it exists."""
+        from enginehouse.edges.paths import config_dir
+
+        return self.config or config_dir() / "config.toml"
+
+    @contextmanager
+    def house(self) -> Iterator[House]:
+        """Open the house, and say what was left over from an Enginehouse that died."""
+        from enginehouse.app import open_house
+
+        with open_house(self.settings()) as house:
+            for sentence in house.cleared:
+                say(f"cleared: {sentence}")
+            yield house
+
+    def show(self, document: object, render: Callable[[], str]) -> None:
+        """Write the answer to stdout: the document as JSON, or its text."""
+        from enginehouse.cli_render import show_json
+
+        if self.as_json:
+            show_json(document)
+        else:
+            click.echo(render())
+
+
+class WorkloadName(click.Choice[str]):
+    """A workload's name; an unknown one is answered with the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or fail with the names there are."""
+        nearest = difflib.get_close_matches(str(value), self.choices, 1, cutoff=0.4)
+        if value not in self.choices and nearest:
+            names = ", ".join(self.choices)
+            self.fail(f"{value!r} is not one of {names}. Did you mean {nearest[0]!r}?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a model: names that can be fetched, else files."""
+    from click.shell_completion import CompletionItem
+
+    from enginehouse.knowledge.models import load_models
+
+    names = [known.name for known in load_models() if known.name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Keep an option's value under its setting's key; the settings parse and check it."""
+    if value is not None:
+        _call(context).given[KEYS[str(parameter.name)]] = value
+
+
+def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    _call(context).as_json |= value
+
+
+def _call(context: click.Context) -> Call:
+    return context.ensure_object(Call)
+
+
+workload_option = click.option(
+    "--workload", type=WorkloadName(list(WORKLOADS)), callback=_keep, expose_value=False,
+    help="What to find for.",
+)  # fmt: skip
+budget_option = click.option(
+    "--budget", metavar="TIME", callback=_keep, expose_value=False,
+    help='Time for the trials, such as "90s" or "5m".',
+)  # fmt: skip
+port_option = click.option(
+    "--port", metavar="PORT", callback=_keep, expose_value=False, help="Port of the endpoint."
+)
+host_option = click.option(
+    "--host", metavar="HOST", callback=_keep, expose_value=False, help="Address of the endpoint."
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be tried, with the exact argv; start nothing."
+)
+model_argument = click.argument("model", required=False, shell_complete=complete_model)
+
+
+def command(
+    group: click.Group, name: str, example: str
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Register a command that takes `--json` and shows an example in its help."""
+
+    def register(function: Callable[..., None]) -> click.Command:
+        with_json = click.option(
+            "--json", is_flag=True, callback=_keep_json, expose_value=False,
+            help="Write one JSON document to stdout.",
+        )(click.pass_obj(function))  # fmt: skip
+        return group.command(name, epilog=f"\b\nExample:\n  {example}")(with_json)
+
+    return register

@@ -1,0 +1,167 @@
+"""The command groups that show and keep records: models, trials, config."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from enginehouse.cli_call import PROGRAM, Call, command, complete_model
+from enginehouse.cli_progress import open_progress
+from enginehouse.core.errors import UserError
+
+if TYPE_CHECKING:
+    from enginehouse.core.trial import Trial
+
+
+@click.group(epilog="\b\nExample:\n  enginehouse models list")
+def models() -> None:
+    """List, show, add and remove models."""
+
+
+@command(models, "list", "enginehouse models list")
+def models_list(call: Call) -> None:
+    """List models: those here and those to fetch."""
+    from enginehouse.cli_render import models_text
+
+    with call.house() as house:
+        registered, known = house.models(), house.known_models()
+    document = {
+        "registered": registered,
+        "known": [{"name": name, "source": source, "note": note} for name, source, note in known],
+    }
+    call.show(document, lambda: models_text(registered, known))
+
+
+@command(models, "show", "enginehouse models show smollm2-135m")
+@click.argument("model", shell_complete=complete_model)
+def models_show(call: Call, model: str) -> None:
+    """Show a model's facts.
+
+    A model named in `models list` is not fetched for this.
+    """
+    from enginehouse.cli_render import known_model_text, model_text
+
+    with call.house() as house:
+        here = {registered.name for registered in house.models()}
+        known = {row[0]: row for row in house.known_models() if row[0] not in here}
+        if model in known:
+            name, source, note = known[model]
+            document = {"name": name, "source": source, "note": note}
+            call.show(document, lambda: known_model_text(name, source, note))
+            return
+        found = house.model(model, open_progress())
+    call.show(found, lambda: model_text(found))
+
+
+@command(models, "add", "enginehouse models add hf:owner/repo/model.gguf")
+@click.argument("model", shell_complete=complete_model)
+def models_add(call: Call, model: str) -> None:
+    """Fetch or read a model, and remember it."""
+    with call.house() as house:
+        found = house.model(model, open_progress())
+    call.show(found, lambda: f"added {found.name}: {found.path}")
+
+
+@command(models, "remove", "enginehouse models remove smollm2-135m")
+@click.argument("name")
+def models_remove(call: Call, name: str) -> None:
+    """Forget a model; its file stays."""
+    with call.house() as house:
+        names = [model.name for model in house.models()]
+        removed = house.remove_model(name)
+    if not removed:
+        nearest = difflib.get_close_matches(name, names, 3, cutoff=0.4)
+        raise UserError(
+            "model.unknown",
+            f"there is no registered model {name}",
+            evidence=(f"registered: {', '.join(names) or 'none'}",),
+            remedies=tuple(f"did you mean {near}?" for near in nearest)
+            or (f"see `{PROGRAM} models list`",),
+        )
+    call.show({"removed": name}, lambda: f"removed {name}; its file stays")
+
+
+@click.group(epilog="\b\nExample:\n  enginehouse trials list")
+def trials() -> None:
+    """Show the records of trials."""
+
+
+@command(trials, "list", "enginehouse trials list --limit 10")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+def trials_list(call: Call, limit: int) -> None:
+    """List trials, the newest first."""
+    from enginehouse.cli_render import trials_text
+
+    with call.house() as house:
+        newest = house.trials(limit)
+    call.show({"trials": newest}, lambda: trials_text(newest))
+
+
+@command(trials, "show", "enginehouse trials show 7")
+@click.argument("trial_id", metavar="ID", type=int)
+def trials_show(call: Call, trial_id: int) -> None:
+    """Show one trial's record."""
+    from enginehouse.cli_render import trial_text
+
+    record = _trial(call, trial_id)
+    call.show(record, lambda: trial_text(record))
+
+
+@command(trials, "log", "enginehouse trials log 7")
+@click.argument("trial_id", metavar="ID", type=int)
+def trials_log(call: Call, trial_id: int) -> None:
+    """Print what the engine wrote during one trial."""
+    record = _trial(call, trial_id)
+    try:
+        text = Path(record.log_path).read_text(errors="replace")
+    except OSError as problem:
+        raise UserError(
+            "trial.no_log",
+            f"the log of trial {trial_id} cannot be read",
+            evidence=(str(problem),),
+            remedies=(f"{PROGRAM} trials show {trial_id}",),
+        ) from problem
+    document = {"id": trial_id, "log_path": record.log_path, "log": text}
+    call.show(document, lambda: text.removesuffix("\n"))
+
+
+def _trial(call: Call, trial_id: int) -> Trial:
+    with call.house() as house:
+        record = house.trial(trial_id)
+    if record is None:
+        raise UserError(
+            "trial.unknown",
+            f"there is no trial {trial_id}",
+            remedies=(f"see `{PROGRAM} trials list`",),
+        )
+    return record
+
+
+@click.group(epilog="\b\nExample:\n  enginehouse config show")
+def config() -> None:
+    """Show settings and where they come from."""
+
+
+@command(config, "show", "enginehouse config show --json")
+def config_show(call: Call) -> None:
+    """Show every setting's value and its origin."""
+    from enginehouse.cli_render import settings_rows, table
+
+    rows = settings_rows(call.settings())
+    call.show(
+        {"file": str(call.config_path()), "settings": rows},
+        lambda: table(
+            ("SETTING", "VALUE", "ORIGIN"),
+            [(str(row["key"]), str(row["value"]), str(row["origin"])) for row in rows],
+        ),
+    )
+
+
+@command(config, "path", "enginehouse config path")
+def config_path(call: Call) -> None:
+    """Print the path of the settings file; it need not exist."""
+    path = call.config_path()
+    call.show({"path": str(path), "exists": path.exists()}, lambda: str(path))

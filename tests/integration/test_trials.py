@@ -1,0 +1,154 @@
+"""Trials against a real child process: every way to fail ends in a record, and in nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enginehouse.core.candidate import Candidate
+from enginehouse.core.engine import Launch
+from enginehouse.core.trial import Deadlines, Outcome, Stage, Trial
+from enginehouse.core.workload import Workload
+from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.records import Records
+from enginehouse.engines.llama_cpp import LlamaCpp
+from enginehouse.knowledge.loader import load_prompts, load_signatures
+from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from tests.integration.conftest import FAKE_ENGINE
+from tests.unit.values import MACHINE, MODEL, WHEEL
+
+LOAD = Workload("tiny", "a few short requests", 2, 4, 0, 16, 8)
+CANDIDATE = Candidate("llama.cpp", WHEEL.digest, (("slots", 2),))
+RUNNER = Callable[..., Trial]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scripted(LlamaCpp):
+    """The fake engine with a script."""
+
+    script: tuple[str, ...] = ()
+
+    def argv(self, launch: Launch) -> tuple[str, ...]:
+        """Start the fake engine."""
+        return (sys.executable, FAKE_ENGINE, "--host", launch.endpoint.socket_path, *self.script)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    """Records in a folder of the test's own."""
+    book = Records(tmp_path / "records.sqlite")
+    book.open()
+    yield book
+    book.close()
+
+
+def bench_of(records: Records, folder: Path, script: tuple[str, ...], reserve: int = 0) -> Bench:
+    passages, questions = load_prompts()
+    return Bench(
+        run_id="run",
+        engine=Scripted(script=script),
+        model=MODEL,
+        workload=LOAD,
+        records=records,
+        leases=LeaseBook(folder / "leases"),
+        log_folder=folder / "trials",
+        deadlines=Deadlines(5.0, 2.0, 2.0, 5.0, 1.0),
+        memory_reserve_bytes=reserve,
+        bandwidth_bytes_per_s=1e10,
+        passages=passages,
+        questions=questions,
+        signatures=load_signatures(),
+        look=lambda: MACHINE,
+    )
+
+
+async def try_once(records: Records, folder: Path, *script: str, reserve: int = 0) -> Trial:
+    """Run one trial and check that it left a record and nothing else."""
+    bench = bench_of(records, folder, script, reserve)
+    trial = await run_trial(bench, WHEEL, CANDIDATE, TokenRatio())
+    assert records.trial(trial.id) == trial
+    assert not list((folder / "leases").glob("*.json"))
+    socket_path = trial.argv[trial.argv.index("--host") + 1]
+    assert not Path(socket_path).exists()
+    return trial
+
+
+async def test_a_good_engine_is_measured(records: Records, tmp_path: Path) -> None:
+    """A trial that goes well has figures, all stages, memory, and the machine before and after."""
+    trial = await try_once(records, tmp_path)
+    assert trial.outcome is Outcome.MEASURED
+    assert trial.measurement is not None
+    assert (trial.measurement.requests, trial.measurement.output_tokens) == (4, 32)
+    assert [event.stage for event in trial.stages] == list(Stage)
+    assert trial.peak_memory_bytes > 1 << 20
+    assert trial.machine_before == trial.machine_after == MACHINE
+    assert trial.signal == "SIGTERM"
+    assert trial.diagnosis is None
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "stage", "says"),
+    [
+        (("--fail", "something odd"), Outcome.EXITED, Stage.LOAD, "exit code 3"),
+        (
+            ("--fail", "E gguf_init_from_reader: invalid magic characters: 'xxxx'"),
+            Outcome.EXITED,
+            Stage.LOAD,
+            "not GGUF",
+        ),
+        (("--never-ready",), Outcome.TIMED_OUT, Stage.LOAD, "not done within 2 s"),
+        (("--garbage",), Outcome.TIMED_OUT, Stage.LOAD, "not done within 2 s"),
+        (("--no-token",), Outcome.BAD_ANSWER, Stage.FIRST_TOKEN, "no token today"),
+        (("--die-after-tokens", "6"), Outcome.EXITED, Stage.MEASURE, "exit code 9"),
+        (("--token-s", "1.5"), Outcome.TIMED_OUT, Stage.FIRST_TOKEN, "not done within"),
+        (
+            ("--never-ready", "--ignore-sigterm", "--grandchild"),
+            Outcome.TIMED_OUT,
+            Stage.LOAD,
+            "not done within",
+        ),
+    ],
+)
+async def test_every_failure_is_a_record_with_its_cause(
+    records: Records,
+    tmp_path: Path,
+    script: tuple[str, ...],
+    outcome: Outcome,
+    stage: Stage,
+    says: str,
+) -> None:
+    """Whatever the engine does, the trial ends in time, with how, where and why."""
+    trial = await try_once(records, tmp_path, *script)
+    assert (trial.outcome, trial.last_stage) == (outcome, stage)
+    assert trial.measurement is None
+    assert trial.diagnosis is not None
+    assert says in trial.diagnosis.title
+
+
+async def test_the_guard_ends_a_trial_before_memory_is_gone(
+    records: Records, tmp_path: Path
+) -> None:
+    """When available memory is under the reserve the engine is ended and the record says so."""
+    trial = await try_once(records, tmp_path, "--load-s", "60", reserve=1 << 60)
+    assert trial.outcome is Outcome.GUARDED
+    assert trial.diagnosis is not None
+    assert trial.diagnosis.cause == "memory.host.insufficient"
+    assert trial.duration_s < 5.0
+
+
+async def test_an_interrupted_trial_is_kept_as_such(records: Records, tmp_path: Path) -> None:
+    """Cancelling ends the engine, keeps the record, and stays a cancellation."""
+    bench = bench_of(records, tmp_path, ("--load-s", "60"))
+    task = asyncio.ensure_future(run_trial(bench, WHEEL, CANDIDATE, TokenRatio()))
+    while not list((tmp_path / "leases").glob("*.json")):  # noqa: ASYNC110 - a file
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [trial.outcome for trial in records.trials()] == [Outcome.INTERRUPTED]
+    assert not list((tmp_path / "leases").glob("*.json"))
