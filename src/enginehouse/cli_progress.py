@@ -132,8 +132,9 @@ def outcome_of(trial: Trial) -> str:
     """Say in a few words what came of a trial."""
     if trial.measurement is not None and trial.has_measurement:
         return f"{trial.measurement.output_tok_per_s:.1f} tok/s"
-    title = trial.diagnosis.title if trial.diagnosis is not None else ""
-    return f"{trial.outcome.value}: {title or trial.detail}".rstrip(": ")
+    why = (trial.diagnosis.title if trial.diagnosis is not None else "") or trial.detail
+    outcome = trial.outcome.value
+    return f"{outcome}: {why}" if why and why != outcome else outcome
 
 
 def mib(size: int) -> str:

@@ -162,13 +162,14 @@ def trials_text(trials: Sequence[Trial]) -> str:
 def trial_text(trial: Trial) -> str:
     """Show one trial's record without its memory timeline, which --json has."""
     ended = trial.signal or ("-" if trial.exit_code is None else f"exit code {trial.exit_code}")
+    stages = ", ".join(f"{entered.stage.value} at {entered.at_s:.1f} s" for entered in trial.stages)
     lines = [
         f"trial {trial.id}: {trial.model_name} under {trial.workload}, {_when(trial)}",
         f"  outcome    {outcome_of(trial)}",
         f"  build      {trial.build.label}",
         f"  settings   {', '.join(f'{name} {value}' for name, value in trial.candidate.settings)}",
         f"  argv       {command_line(trial.argv)}",
-        f"  stages     {', '.join(f'{s.stage.value} at {s.at_s:.1f} s' for s in trial.stages)}",
+        f"  stages     {stages or 'none was recorded'}",
         f"  ended      {ended}, after {trial.duration_s:.1f} s",
         f"  memory     {mib(trial.peak_memory_bytes)} at most, {len(trial.memory)} samples",
         f"  log        {trial.log_path}",

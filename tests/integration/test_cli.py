@@ -16,9 +16,15 @@ import gguf
 import numpy
 import pytest
 
-from enginehouse.cli_progress import LineProgress
+from enginehouse.app import FindResult
+from enginehouse.cli_progress import LineProgress, SearchTalk
+from enginehouse.cli_render import leaderboard, trial_text
+from enginehouse.core.candidate import Candidate
+from enginehouse.core.choose import choose
 from enginehouse.core.errors import EXIT_CODES
 from enginehouse.core.settings import SETTINGS
+from enginehouse.core.trial import Outcome
+from tests.unit import values
 
 COMMANDS = (
     "up", "find", "serve", "doctor", "models list", "models show", "models add", "models remove",
@@ -384,3 +390,44 @@ def test_lines_of_progress_are_few() -> None:
     assert lines[0] == "fetching (1000.0 MiB)"
     assert lines[-1] == "fetching: done (1000.0 MiB)"
     assert len(lines) == 2 + 7
+
+
+def test_the_leaderboard_says_why_each_lost() -> None:
+    """Every candidate has a line with its figures or its failure, and the reason for its place."""
+    minimal = Candidate("llama.cpp", values.WHEEL.digest, (("slots", 1),))
+    trials = (
+        values.trial(minimal, 40.0),
+        values.trial(minimal.with_settings(threads=2), 60.0),
+        values.trial(minimal.with_settings(kv_type="q8_0"), None, Outcome.EXITED, "memory ran out"),
+    )
+    ranked = choose(trials, minimal)
+    result = FindResult("r", values.MODEL, "chat", ranked, minimal, None)
+    title, header, *rows = leaderboard(result).splitlines()
+    assert title == "tiny under chat"
+    assert header.split()[:3] == ["#", "TRIAL", "TOK/S"]
+    assert "60.0" in rows[0]
+    assert "threads 2" in rows[0]
+    assert rows[0].endswith("chosen: 1.50× the minimal candidate")
+    assert "minimal" in rows[1]
+    assert rows[1].endswith("33% slower than the chosen one")
+    assert rows[2].endswith("failed: memory ran out")
+    for trial in trials:
+        assert trial.candidate.describe_difference(minimal) in leaderboard(result)
+        assert "argv" in trial_text(trial)
+
+
+def test_a_search_is_told_line_by_line() -> None:
+    """The start and the end of every trial are a line each, with its rate or its failure."""
+    lines: list[str] = []
+    talk = SearchTalk(lines.append)
+    candidate = Candidate("llama.cpp", values.WHEEL.digest, ())
+    talk.on_trial_start("minimal (comes first)", 1)
+    talk.on_trial_end(values.trial(candidate, 40.0), "minimal")
+    talk.on_trial_start("threads 2 (a lever)", 2)
+    talk.on_trial_end(values.trial(candidate, None, Outcome.EXITED, "it broke"), "threads 2")
+    assert lines == [
+        "trial 1: minimal (comes first) …",
+        "trial 1: minimal: 40.0 tok/s",
+        "trial 2: threads 2 (a lever) …",
+        "trial 2: threads 2: exited: it broke",
+    ]

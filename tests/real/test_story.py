@@ -15,6 +15,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 CLI = [sys.executable, "-m", "enginehouse"]
@@ -79,16 +80,16 @@ def test_the_openai_client_is_served(up: int) -> None:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{up}/v1", api_key="none")
     with client:
         (model,) = client.models.list().data
-        messages = [{"role": "user", "content": "Name a colour."}]
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name a colour."}]
         whole = client.chat.completions.create(
             model=model.id,
-            messages=messages,  # type: ignore[arg-type]
+            messages=messages,
             max_tokens=8,
         )
         assert whole.choices[0].message.content
         stream = client.chat.completions.create(
             model=model.id,
-            messages=messages,  # type: ignore[arg-type]
+            messages=messages,
             max_tokens=8,
             stream=True,
             stream_options={"include_usage": True},
@@ -102,7 +103,7 @@ def test_the_openai_client_is_served(up: int) -> None:
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(
                 model="nope",
-                messages=messages,  # type: ignore[arg-type]
+                messages=messages,
             )
 
 

@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 SAMPLE_EVERY_S = 0.25
 READY_POLL_S = 0.05
+ENDING_S = 0.5
+"""How long an engine whose answers broke off may take to end and so be the cause."""
 LOG_LIMIT_BYTES = 4 << 20
 
 
@@ -170,7 +172,7 @@ class _Attempt:
             await self._stage(Stage.FIRST_TOKEN, self._first_token(), deadlines.first_token_s)
             samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
         except StageError as failure:
-            outcome, detail = failure.outcome, failure.detail
+            outcome, detail = await self._name_cause(failure)
         except EnginehouseError as problem:
             outcome, detail = Outcome.EXITED, problem.report.what
         finally:
@@ -196,6 +198,15 @@ class _Attempt:
         if outcome is Outcome.MEASURED:
             trial = dataclasses.replace(trial, measurement=self._figures(trial, samples))
         return trial
+
+    async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:
+        """Requests that fail because the engine is ending are its end, not a bad answer."""
+        if failure.outcome is Outcome.BAD_ANSWER:
+            with suppress(asyncio.TimeoutError):
+                ended = await asyncio.wait_for(self.process.wait(), ENDING_S)
+                stage = self.stages[-1].stage.value
+                return Outcome.EXITED, f"the engine ended during {stage} with {ended.describe()}"
+        return failure.outcome, failure.detail
 
     def _was_started(self) -> bool:
         return self.process.has_started
