@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from enginehouse.core.settings import parse_duration
-from enginehouse.edges.settings_file import load_settings
-
 from enginehouse.app import FindResult, House
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Launch
 from enginehouse.core.model import Model
+from enginehouse.core.settings import parse_duration
 from enginehouse.core.trial import Trial
 from enginehouse.core.workload import WORKLOADS
+from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 

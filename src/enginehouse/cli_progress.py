@@ -28,8 +28,16 @@ def say(text: str) -> None:
 
 
 def open_progress() -> Progress:
-    """Return bars when stderr is a terminal, plain lines elsewhere."""
-    return BarProgress() if sys.stderr.isatty() else LineProgress(say, time.monotonic)
+    """Return bars when stderr is a terminal, plain lines elsewhere.
+
+    Bars are taken down when the command ends, however it ends: they hide the cursor, and an error
+    or Ctrl-C in the middle of a transfer must not leave it hidden.
+    """
+    if not sys.stderr.isatty():
+        return LineProgress(say, time.monotonic)
+    bars = BarProgress()
+    click.get_current_context().call_on_close(bars.end)
+    return bars
 
 
 class LineProgress:

@@ -348,6 +348,37 @@ def test_an_unexpected_exception_is_written_down(house: House) -> None:
     assert "KeyError: 'gone'" in log.read_text()
 
 
+def test_an_interrupted_bar_gives_the_cursor_back(house: House) -> None:
+    """Ctrl-C in the middle of a transfer in a terminal leaves the cursor visible."""
+    body = (
+        "from enginehouse.cli_progress import open_progress as o; o().begin('fetching', 9); "
+        "os.kill(os.getpid(), signal.SIGINT); signal.pause()"
+    )
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN.format(body=body), "go"],
+        env={**house.env, "TERM": "xterm"}, stdin=subprocess.DEVNULL, stderr=theirs,
+    ) as child:  # fmt: skip
+        os.close(theirs)
+        text = _read_all(ours)
+    os.close(ours)
+    assert child.returncode == 130
+    assert "fetching" in text
+    assert text.rindex("\x1b[?25l") < text.rindex("\x1b[?25h")
+    assert text.rstrip().endswith("interrupted; nothing was lost")
+
+
+def _read_all(terminal: int) -> str:
+    """Read what was written to a terminal until its last writer has gone (Linux says EIO)."""
+    parts = []
+    try:
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    except OSError:
+        pass
+    return b"".join(parts).decode()
+
+
 def test_a_full_disk_is_the_machines_turn(house: House) -> None:
     """No space left exits with 4, wherever it was met."""
     body = "raise OSError(errno.ENOSPC, 'No space left on device', 'x')"

@@ -31,10 +31,13 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             remedies=("write hf:owner/repo or hf:owner/repo/file.gguf",),
         )
     repository = f"{owner}/{name}"
+    # The hub's client changed its HTTP library twice; what its own error derives from is the base
+    # of that library's errors, a refused connection included.
+    transport_error = errors.HfHubHTTPError.__bases__[0]
     progress.begin(f"fetching {repository}", None)
     try:
         if not file:
-            file = _pick(repository, tuple(huggingface_hub.list_repo_files(repository)))
+            file = _pick(repository, _list_files(repository))
         return Path(huggingface_hub.hf_hub_download(repository, file))
     except errors.GatedRepoError as problem:
         raise UserError(
@@ -44,7 +47,7 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             remedies=("accept its terms on the hub, then set HF_TOKEN",),
         ) from problem
     except errors.EntryNotFoundError as problem:
-        names = tuple(huggingface_hub.list_repo_files(repository))
+        names = _list_files(repository)
         nearest = difflib.get_close_matches(file, names, 3)
         raise UserError(
             "model.hub.no_file",
@@ -59,7 +62,7 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             evidence=(_first_line(problem),),
             remedies=("check the name", "set HF_TOKEN if it is private"),
         ) from problem
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as problem:
+    except (transport_error, errors.LocalEntryNotFoundError, OSError) as problem:
         raise MachineError(
             "network.unreachable",
             f"{repository} could not be fetched from the hub",
@@ -71,6 +74,13 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
         ) from problem
     finally:
         progress.end()
+
+
+def _list_files(repository: str) -> tuple[str, ...]:
+    import huggingface_hub
+
+    siblings = huggingface_hub.model_info(repository).siblings or ()
+    return tuple(sibling.rfilename for sibling in siblings)
 
 
 def _pick(repository: str, names: tuple[str, ...]) -> str:

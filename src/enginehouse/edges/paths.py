@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from enginehouse.core.errors import MachineError
+
 
 def state_dir() -> Path:
     """Return the folder of records, leases and logs (ENGINEHOUSE_STATE_DIR overrides)."""
@@ -27,5 +29,13 @@ def config_dir() -> Path:
 
 def _folder(variable: str, default: str) -> Path:
     folder = Path(os.environ.get(variable) or default)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as problem:
+        raise MachineError(
+            "disk.cannot_write",
+            f"the folder {folder} cannot be used",
+            evidence=(str(problem),),
+            remedies=(f"set {variable} to a folder that you may write to",),
+        ) from problem
     return folder
