@@ -60,17 +60,19 @@ class Lines:
 def main() -> None:
     """Run the comparison and print a Markdown table."""
     options = parse_options()
-    with tempfile.TemporaryDirectory(prefix="enginehouse-bench-") as folder:
-        with House(load_settings(None, {}), Path(folder)) as house:
-            model = house.model(options.model)
-            print(f"model {model.name} {model.quantization}, {house.builds()[0].label}")
-            print(
-                "| workload | defaults tok/s | winner tok/s | ratio of medians | pair ratios "
-                "| repeated 4-grams, defaults / winner | winner's settings |"
-            )
-            print("|---|---|---|---|---|---|---|")
-            for name in options.workloads.split(","):
-                print(compare(house, model, name, options), flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="enginehouse-bench-") as folder,
+        House(load_settings(None, {}), Path(folder)) as house,
+    ):
+        model = house.model(options.model)
+        print(f"model {model.name} {model.quantization}, {house.builds()[0].label}")
+        print(
+            "| workload | defaults tok/s | winner tok/s | ratio of medians | pair ratios "
+            "| repeated 4-grams, defaults / winner | winner's settings |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        for name in options.workloads.split(","):
+            print(compare(house, model, name, options), flush=True)
 
 
 def parse_options() -> argparse.Namespace:

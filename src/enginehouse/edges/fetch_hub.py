@@ -33,7 +33,7 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
     repository = f"{owner}/{name}"
     # The hub's client changed its HTTP library twice; what its own error derives from is the base
     # of that library's errors, a refused connection included.
-    transport_error = errors.HfHubHTTPError.__bases__[0]
+    transport_error: type[BaseException] = errors.HfHubHTTPError.__mro__[1]
     progress.begin(f"fetching {repository}", None)
     try:
         if not file:
@@ -46,6 +46,8 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             evidence=(_first_line(problem),),
             remedies=("accept its terms on the hub, then set HF_TOKEN",),
         ) from problem
+    except errors.LocalEntryNotFoundError as problem:  # an EntryNotFoundError too: comes first
+        raise _unreachable(repository, problem) from problem
     except errors.EntryNotFoundError as problem:
         names = _list_files(repository)
         nearest = difflib.get_close_matches(file, names, 3)
@@ -62,18 +64,22 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             evidence=(_first_line(problem),),
             remedies=("check the name", "set HF_TOKEN if it is private"),
         ) from problem
-    except (transport_error, errors.LocalEntryNotFoundError, OSError) as problem:
-        raise MachineError(
-            "network.unreachable",
-            f"{repository} could not be fetched from the hub",
-            evidence=(f"{type(problem).__name__}: {_first_line(problem)}",),
-            remedies=(
-                "check the network, HF_ENDPOINT and the disk's space",
-                "use a GGUF file that is here: enginehouse up FILE",
-            ),
-        ) from problem
+    except (transport_error, OSError) as problem:
+        raise _unreachable(repository, problem) from problem
     finally:
         progress.end()
+
+
+def _unreachable(repository: str, problem: BaseException) -> MachineError:
+    return MachineError(
+        "network.unreachable",
+        f"{repository} could not be fetched from the hub",
+        evidence=(f"{type(problem).__name__}: {_first_line(problem)}",),
+        remedies=(
+            "check the network, HF_ENDPOINT and the disk's space",
+            "use a GGUF file that is here: enginehouse up FILE",
+        ),
+    )
 
 
 def _list_files(repository: str) -> tuple[str, ...]:

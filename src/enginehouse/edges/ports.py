@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
-import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 
 import psutil
 
 from enginehouse.core.errors import EnginehouseError, MachineError, UserError
-
-GREETING_LIMIT_S = 0.5
-GREETING_LIMIT_BYTES = 4096
-GREETINGS = {"Enginehouse serves": "Enginehouse", "Ollama is running": "Ollama"}
-"""How a server's answer to `GET /` tells what it is."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +23,12 @@ class PortOwner:
 
     @property
     def is_ollama(self) -> bool:
-        """Whether it is Ollama, by the process's name or by its greeting."""
-        return self.name == "ollama" or self.answers_as == "Ollama"
-
-    @property
-    def is_enginehouse(self) -> bool:
-        """Whether it is an Enginehouse; by name even one that is stopped and cannot answer."""
-        return self.name == "enginehouse" or self.answers_as == "Enginehouse"
+        """Whether it is Ollama, by name or by its greeting."""
+        return "ollama" in self.name or self.answers_as == "Ollama"
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a non-blocking socket that is bound and listening.
+    """Return a socket that is bound and listening.
 
     Raises:
         MachineError: `port.in_use`, `port.not_permitted`.
@@ -47,11 +37,9 @@ def bind_socket(host: str, port: int) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        if not host:  # the system would take it for every address of the machine
-            raise ValueError("the host is empty")
         bound.bind((host, port))
         bound.listen(2048)
-    except (OSError, OverflowError, ValueError) as problem:
+    except (OSError, OverflowError) as problem:
         bound.close()
         raise _bind_error(host, port, problem) from problem
     bound.setblocking(False)
@@ -79,95 +67,46 @@ def _bind_error(host: str, port: int, problem: Exception) -> EnginehouseError:
 
 def port_in_use_error(host: str, port: int) -> MachineError:
     """Build the error for a taken port: by which process, and what the choices are."""
-    owner = describe_port_owner(host, port) or PortOwner()
-    pid = f" (pid {owner.pid})" if owner.pid else ""
-    remedies = [f"use another port: --port {port + 1 if port < 65535 else port - 1}"]
+    owner = find_port_owner(host, port)
+    who = "another process"
+    if owner.name:
+        who = f"{owner.name} (pid {owner.pid})"
+    remedies = [f"use another port: --port {port + 1}"]
     if owner.is_ollama:
-        who = "Ollama"
+        who = f"Ollama (pid {owner.pid})" if owner.pid else "Ollama"
         remedies.insert(0, "stop Ollama, to take its place: systemctl stop ollama")
-    elif owner.is_enginehouse:
-        who = "another Enginehouse"
+    elif owner.answers_as == "Enginehouse":
+        who = f"another Enginehouse (pid {owner.pid})" if owner.pid else "another Enginehouse"
         remedies.insert(0, "it serves already: use it, or stop it with Ctrl-C or SIGTERM")
-    else:
-        who = owner.name or "another process"
-        if owner.pid:
-            remedies.insert(0, f"stop {who}, if it is yours: kill {owner.pid}")
+    elif owner.pid:
+        remedies.insert(0, f"stop {owner.name}, if it is yours: kill {owner.pid}")
     return MachineError(
         "port.in_use",
-        f"port {port} on {host} is in use by {who}{pid}",
+        f"port {port} on {host} is in use by {who}",
         evidence=(f"bind to {host}:{port}: address already in use",),
         remedies=tuple(remedies),
     )
 
 
-def describe_port_owner(host: str, port: int) -> PortOwner | None:
-    """Describe who listens on a port; None when nobody does, as far as can be seen.
-
-    A process of another user may show neither name nor pid; on loopback its answer to `GET /` can
-    still tell what it is.
-    """
-    name, pid, listens = "", None, False
+def find_port_owner(host: str, port: int) -> PortOwner:
+    """Find who listens on a port; empty fields where it cannot be known."""
+    name, pid = "", None
     try:
         for connection in psutil.net_connections("tcp"):
-            if (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr.port == port
-                and _overlap(host, connection.laddr.ip)
-            ):
-                listens = True
-                pid = connection.pid or pid
-        name = _process_name(pid) if pid else ""
-    except psutil.AccessDenied:
+            listens = connection.status == psutil.CONN_LISTEN
+            if listens and connection.laddr and connection.laddr.port == port and connection.pid:
+                pid = connection.pid
+                name = psutil.Process(pid).name()
+                break
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
         pass
-    answers_as = _greeting(host, port)
-    if not (listens or answers_as):
-        return None
-    return PortOwner(name, pid, answers_as)
+    return PortOwner(name, pid, _greeting(port))
 
 
-def _process_name(pid: int) -> str:
-    """Return a process's name; an Enginehouse is named so, though the kernel calls it python."""
+def _greeting(port: int) -> str:
     try:
-        process = psutil.Process(pid)
-        words = process.cmdline()[:3]
-        is_ours = any(word.rpartition("/")[2] == "enginehouse" for word in words)
-        return "enginehouse" if is_ours else process.name()
-    except psutil.Error:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=0.5) as answer:
+            text = answer.read(200).decode(errors="replace")
+    except (OSError, urllib.error.URLError, ValueError):
         return ""
-
-
-def _overlap(wanted: str, taken: str) -> bool:
-    """Say whether listening on one address excludes listening on the other."""
-    try:
-        one, other = (
-            getattr(ip, "ipv4_mapped", None) or ip
-            for ip in map(ipaddress.ip_address, (wanted, taken))
-        )
-    except ValueError:  # a host's name: which address it stands for is not known here
-        return True
-    return one == other or one.is_unspecified or other.is_unspecified
-
-
-def _greeting(host: str, port: int) -> str:
-    """Ask for `/` and return who answers; only on loopback, and never longer than half a second.
-
-    A plain socket, since what listens may speak no HTTP, send a redirect, or drip.
-    """
-    target = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(host, host)
-    until = time.monotonic() + GREETING_LIMIT_S
-    answer = b""
-    try:
-        if not ipaddress.ip_address(target).is_loopback:
-            return ""
-        with socket.create_connection((target, port), GREETING_LIMIT_S) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            while len(answer) < GREETING_LIMIT_BYTES and (left := until - time.monotonic()) > 0:
-                connection.settimeout(left)
-                block = connection.recv(GREETING_LIMIT_BYTES)
-                if not block:
-                    break
-                answer += block
-    except (OSError, ValueError, OverflowError):
-        pass
-    text = answer.decode(errors="replace")
-    return next((name for words, name in GREETINGS.items() if words in text), "")
+    return next((name for name in ("Enginehouse", "Ollama") if name in text), "")
