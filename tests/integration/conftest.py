@@ -40,10 +40,10 @@ def fake_plan(folder: Path, *script: str, slots: int = 4) -> ServerPlan:
         ready_path="/health",
         log_path=folder / "engine.log",
         slots=slots,
-        load_deadline_s=5.0,
+        load_deadline_s=15.0,
         first_token_deadline_s=5.0,
         probe_interval_s=0.3,
-        probe_deadline_s=1.0,
+        probe_deadline_s=2.0,
     )
 
 

@@ -23,6 +23,10 @@ DEAD_CONNECTION = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, Conne
 """What a kept-alive connection raises that the engine had closed before any byte of an answer."""
 
 
+NOTICE_S = 2.0
+"""How long an engine's end may take to be noticed by its owner."""
+
+
 class _Peek(msgspec.Struct):
     """The two fields that the gateway itself looks at."""
 
@@ -133,39 +137,73 @@ class Proxy:
         answer: _Answer,
         began: float,
     ) -> str:
+        held = await self._enter()
+        try:
+            upstream = await self._post(route.upstream_path, body)
+        except DEAD_CONNECTION:
+            # The engine died before any byte of an answer, perhaps before its owner saw it: the
+            # request goes back to the queue once, and is served when the engine is back.
+            self._gate.leave()
+            await self._supervisor.wait_noticed(NOTICE_S)
+            held = await self._enter() or held
+            try:
+                upstream = await self._post(route.upstream_path, body)
+            except (aiohttp.ClientError, OSError) as problem:
+                self._gate.leave()
+                raise self._broke_off(problem) from problem
+        except BaseException:
+            self._gate.leave()
+            raise
+        try:
+            await self._relay(upstream, dialect, route, peek, answer, began)
+            return "held-then-served" if held else "served"
+        except (aiohttp.ClientError, OSError) as problem:
+            raise self._broke_off(problem) from problem
+        finally:
+            self._gate.leave()
+
+    async def _enter(self) -> bool:
         try:
             held = await self._gate.enter()
         except RejectedError as problem:
             raise RequestError(problem.report, 503, problem.retry_after_s) from problem
-        try:
-            self._supervisor.progress()
-            upstream = await self._post(route.upstream_path, body)
-            async with upstream:
-                if peek.stream and upstream.status == 200:
-                    await answer.start(upstream)
-                    first = True
-                    async for chunk in upstream.content.iter_any():
-                        if first:
-                            first = False
-                            after_s = time.perf_counter() - began
-                            self._metrics.first_byte(dialect.name, route.operation, after_s)
-                        self._supervisor.progress()
-                        await answer.chunk(chunk)
-                    await answer.finish()
-                else:
-                    whole = await upstream.read()
-                    await answer.start(upstream, len(whole))
-                    await answer.finish(whole)
-            return "held-then-served" if held else "served"
-        except (aiohttp.ClientError, OSError) as problem:
-            raise EnginehouseError(
-                "engine.broke_off",
-                "the engine broke off while it answered",
-                evidence=(f"{type(problem).__name__}: {problem}", self._supervisor.reason),
-                remedies=("send the request again",),
-            ) from problem
-        finally:
-            self._gate.leave()
+        self._supervisor.progress()
+        return held
+
+    def _broke_off(self, problem: BaseException) -> EnginehouseError:
+        return EnginehouseError(
+            "engine.broke_off",
+            "the engine broke off while it answered",
+            evidence=(f"{type(problem).__name__}: {problem}", self._supervisor.reason),
+            remedies=("send the request again",),
+        )
+
+    async def _relay(
+        self,
+        upstream: aiohttp.ClientResponse,
+        dialect: Dialect,
+        route: Route,
+        peek: _Peek,
+        answer: _Answer,
+        began: float,
+    ) -> None:
+        """Pass the answer on: a stream as its bytes come, anything else whole."""
+        async with upstream:
+            if not (peek.stream and upstream.status == 200):
+                whole = await upstream.read()
+                await answer.start(upstream, len(whole))
+                await answer.finish(whole)
+                return
+            await answer.start(upstream)
+            first = True
+            async for chunk in upstream.content.iter_any():
+                if first:
+                    first = False
+                    after_s = time.perf_counter() - began
+                    self._metrics.first_byte(dialect.name, route.operation, after_s)
+                self._supervisor.progress()
+                await answer.chunk(chunk)
+            await answer.finish()
 
     async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
         """Post on a kept connection; again on a fresh one when that was dead, no byte arrived.

@@ -95,6 +95,12 @@ class Supervisor:
         """Wait until the state changes."""
         await self._changed.wait()
 
+    async def wait_noticed(self, limit_s: float) -> None:
+        """Wait, at most `limit_s`, until a ready server is seen not to be."""
+        if self.state is State.READY:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.wait_change(), limit_s)
+
     async def wait_settled(self) -> State:
         """Wait until the server is ready or has failed, and say which."""
         while self.state not in (State.READY, State.FAILED):
