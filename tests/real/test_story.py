@@ -93,6 +93,7 @@ def test_the_openai_client_is_served(up: int) -> None:
             max_tokens=8,
             stream=True,
             stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
         )
         chunks = list(stream)
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)

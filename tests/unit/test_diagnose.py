@@ -1,114 +1,186 @@
-"""Signatures match their own failure and no other's; what is unknown is said to be."""
+"""A failure is explained by what is known, in the right order, or said to be unknown."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
-from enginehouse.core.diagnose import Signature, diagnose
+from enginehouse.core.diagnose import BURST_BYTES, Signature, diagnose
+from enginehouse.core.machine import Machine
 from enginehouse.core.trial import Diagnosis, MemorySample, Outcome, Stage
-from enginehouse.knowledge.loader import load_prompts, load_signatures, signature_of
+from enginehouse.knowledge.loader import signature_of
+from tests.unit.test_signatures import CAUSES, GOOD
+from tests.unit.values import MACHINE
 
-LOGS = Path(__file__).parents[1] / "fixtures" / "logs"
-SIGNATURES = load_signatures()
-GOOD = {
-    "stages": ["load"],
-    "all_of": ["boom"],
-    "cause": "x.y",
-    "title": "t",
-    "remedies": [],
-    "sources": [],
-    "evidence": "x.log",
-    "status": "observed",
-    "checked": __import__("datetime").date(2026, 1, 1),
-}
+BOOM = signature_of("e", "boom", GOOD, CAUSES)
+SHORT = (MemorySample(1.0, 300 << 20, 200 << 20, 100 << 20),)
+PLENTY = (MemorySample(1.0, 300 << 20, None, BURST_BYTES + 1),)
 
 
-def diagnose_log(log: tuple[str, ...], **changes: object) -> Diagnosis:
-    facts: dict[str, object] = {
-        "outcome": Outcome.EXITED,
-        "exit_code": 1,
-        "signal": None,
-        "stage": Stage.LOAD,
-        "log": log,
-        "memory": (),
-        "machine": None,
-        "signatures": SIGNATURES,
-        "detail": "",
-    }
-    return diagnose(**(facts | changes))  # type: ignore[arg-type]
+def explain(
+    log: Sequence[str] = (),
+    *signatures: Signature,
+    outcome: Outcome = Outcome.EXITED,
+    exit_code: int | None = 1,
+    signal: str | None = None,
+    stage: Stage = Stage.LOAD,
+    memory: Sequence[MemorySample] = (),
+    machine: Machine = MACHINE,
+    detail: str = "",
+) -> Diagnosis:
+    """Diagnose an engine that ended with exit code 1 while loading, unless told otherwise."""
+    return diagnose(
+        outcome=outcome,
+        exit_code=None if signal else exit_code,
+        signal=signal,
+        stage=stage,
+        log=log,
+        memory=memory,
+        machine=machine,
+        signatures=signatures,
+        detail=detail,
+    )
 
 
-@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda s: s.id)
-def test_a_signature_matches_its_own_log_and_no_other(signature: Signature) -> None:
-    """Each signature explains the log that is its evidence, and none of the others'."""
-    for path in sorted((LOGS / signature.engine).glob("*.log")):
-        found = diagnose_log(tuple(path.read_text().splitlines()), signatures=(signature,))
-        expected = signature.id if path.name == signature.evidence else ""
-        assert found.signature == expected, path.name
-        if expected:
-            assert found.cause == signature.cause
-            assert found.evidence
+def test_a_signature_brings_its_cause_remedies_and_line() -> None:
+    """A match carries all that the signature says and the numbered line that it rests on."""
+    found = explain(("loading", "  boom 7 "), BOOM)
+    assert (found.cause, found.title, found.signature) == (BOOM.cause, BOOM.title, "boom")
+    assert (found.remedies, found.sources) == (BOOM.remedies, BOOM.sources)
+    assert [(line.line, line.text) for line in found.evidence] == [(2, "boom 7")]
 
 
-def test_every_log_has_its_signature() -> None:
-    """No log lies about without a signature that it is the evidence of."""
-    logs = {path.name for path in (LOGS / "llama.cpp").glob("*.log")}
-    assert logs == {s.evidence for s in SIGNATURES if s.engine == "llama.cpp"}
+@pytest.mark.parametrize("outcome", [Outcome.MEASURED, Outcome.RUNNING])
+def test_only_a_failed_trial_is_diagnosed(outcome: Outcome) -> None:
+    """A log line of a trial that did not fail explains nothing."""
+    with pytest.raises(ValueError, match="has not failed"):
+        explain(("boom",), BOOM, outcome=outcome)
 
 
-def test_what_is_not_known_is_said_to_be_unknown_with_the_tail() -> None:
-    """An unmatched failure has no cause and shows the log's last lines with their numbers."""
-    found = diagnose_log(tuple(f"line {n}" for n in range(100)), detail="ended with exit code 7")
-    assert found.cause is None
-    assert found.title == "ended with exit code 7"
-    assert found.evidence[-1].line == 100
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (Outcome.GUARDED, "memory.host.insufficient"),
+        (Outcome.TIMED_OUT, "runtime.load_timeout"),
+        (Outcome.INTERRUPTED, None),
+        (Outcome.BAD_ANSWER, None),
+    ],
+)
+def test_what_we_did_ourselves_comes_before_any_text(outcome: Outcome, cause: str | None) -> None:
+    """The guard, a deadline, Ctrl-C and our judgement of an answer are not explained by a log."""
+    found = explain(("boom",), BOOM, outcome=outcome, detail="what we saw", memory=SHORT)
+    assert (found.cause, found.signature) == (cause, "")
+
+
+def test_a_signature_may_ask_to_explain_a_bad_answer() -> None:
+    """A signature that names the outcome explains a bad answer."""
+    bad = dataclasses.replace(BOOM, outcomes=(Outcome.BAD_ANSWER,))
+    assert explain(("boom",), bad, outcome=Outcome.BAD_ANSWER).signature == "boom"
+    assert explain(("boom",), bad).signature == ""
 
 
 def test_the_guard_is_named_with_its_figures() -> None:
     """A trial that the guard ended says what was available and what the engine held."""
-    memory = (MemorySample(1.0, 300 << 20, 200 << 20, 100 << 20),)
-    found = diagnose_log((), outcome=Outcome.GUARDED, memory=memory)
-    assert found.cause == "memory.host.insufficient"
-    assert "100 MiB was available" in found.title
-    assert "200 MiB" in found.title
+    title = explain(outcome=Outcome.GUARDED, memory=SHORT).title
+    assert "100 MiB was available" in title
+    assert "200 MiB" in title
+    assert "before the engine held any" in explain(outcome=Outcome.GUARDED).title
 
 
-def test_an_illegal_instruction_is_the_cpus_want() -> None:
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        (Stage.START, "trials.start_deadline"),
+        (Stage.LOAD, "trials.load_deadline"),
+        (Stage.FIRST_TOKEN, "trials.first_token_deadline"),
+        (Stage.MEASURE, "trials.measure_deadline"),
+    ],
+)
+def test_a_deadline_names_its_setting(stage: Stage, setting: str) -> None:
+    """A stage that took too long says which setting would give it more time."""
+    found = explain(("slow",), outcome=Outcome.TIMED_OUT, stage=stage)
+    assert setting in found.remedies[0]
+    assert (found.cause is not None) == (stage is Stage.LOAD)
+    assert found.evidence[-1].text == "slow"
+
+
+def test_an_illegal_instruction_is_the_cpus_want_whatever_the_log_says() -> None:
     """SIGILL means that the build was made for another CPU."""
-    assert diagnose_log((), signal="SIGILL", exit_code=None).cause == "cpu.isa_unsupported"
+    assert explain(("boom",), BOOM, signal="SIGILL").cause == "cpu.isa_unsupported"
+
+
+def test_sigkill_is_likely_a_lack_of_memory_and_says_only_likely() -> None:
+    """A kill from outside with memory short, or unknown, is likely the kernel's, with figures."""
+    found = explain(("boom",), BOOM, signal="SIGKILL", memory=SHORT)
+    assert found.cause == "memory.host.oom_killed"
+    assert "likely" in found.title
+    assert "100 MiB was available" in found.title
+    assert explain(signal="SIGKILL").cause == "memory.host.oom_killed"
+
+
+def test_sigkill_with_plenty_of_memory_is_not_blamed_on_memory() -> None:
+    """A kill while more was available than an engine can take between two samples has no cause."""
+    found = explain(signal="SIGKILL", memory=PLENTY)
+    assert found.cause is None
+    assert "though memory was not short" in found.title
+
+
+def test_sigkill_under_a_memory_limit_may_be_memory_although_much_was_available() -> None:
+    """The machine's available memory says nothing about a container's limit."""
+    limited = dataclasses.replace(MACHINE, memory_limit_bytes=1 << 30)
+    found = explain(signal="SIGKILL", memory=PLENTY, machine=limited)
+    assert found.cause == "memory.host.oom_killed"
+
+
+def test_what_is_not_known_is_said_to_be_unknown_with_the_tail() -> None:
+    """An unmatched failure has no cause and shows the log's last written lines, numbered."""
+    found = explain([*(f"line {n}" for n in range(100)), "", " "], detail="ended with exit code 7")
+    assert (found.cause, found.title) == (None, "ended with exit code 7")
+    assert [line.line for line in found.evidence] == list(range(93, 101))
+    assert explain(exit_code=7).title == "unknown: the engine ended with exit code 7"
 
 
 def test_none_of_excludes() -> None:
     """A line that `none_of` names takes a signature out."""
-    import dataclasses
-
-    signature = dataclasses.replace(signature_of("e", "s", GOOD), none_of=("fine",))
-    assert diagnose_log(("boom",), signatures=(signature,)).cause == "x.y"
-    assert diagnose_log(("boom", "all fine"), signatures=(signature,)).cause is None
+    signature = dataclasses.replace(BOOM, none_of=("fine",))
+    assert explain(("boom",), signature).cause == BOOM.cause
+    assert explain(("boom", "all fine"), signature).cause is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"status": "guessed"},
-        {"all_of": ["(a+)+b"]},
-        {"all_of": ["("]},
-        {"checked": "yesterday"},
-        {"unknown": 1},
-        {"stages": ["never"]},
-    ],
-)
-def test_a_bad_signature_is_refused(change: dict[str, object]) -> None:
-    """The loader refuses what is misspelt, slow or undated."""
-    with pytest.raises((ValueError, TypeError, __import__("re").error)):
-        signature_of("e", "s", GOOD | change)
+def test_all_of_wants_every_pattern() -> None:
+    """A signature with two patterns needs a line for each; its evidence is in the log's order."""
+    signature = dataclasses.replace(BOOM, all_of=("boom", "crash"))
+    assert explain(("boom",), signature).cause is None
+    found = explain(("crash", "boom"), signature)
+    assert [line.text for line in found.evidence] == ["crash", "boom"]
 
 
-def test_prompts_are_enough_and_all_different() -> None:
-    """There is enough natural text that a long prompt does not repeat itself."""
-    passages, questions = load_prompts()
-    assert len(set(passages)) == len(passages) >= 40
-    assert len(set(questions)) == len(questions) >= 20
-    assert sum(len(passage.split()) for passage in passages) > 2600
+def test_stage_signal_and_exit_code_are_conditions() -> None:
+    """A signature holds only for the stages, signals and exit codes that it names."""
+    assert explain(("boom",), BOOM, stage=Stage.MEASURE).cause is None
+    aborted = dataclasses.replace(BOOM, signals=("SIGABRT",))
+    assert explain(("boom",), aborted).cause is None
+    assert explain(("boom",), aborted, signal="SIGABRT").signature == "boom"
+    missing = dataclasses.replace(BOOM, exit_codes=(127,))
+    assert explain(("boom",), missing).cause is None
+    assert explain(("boom",), missing, exit_code=127).signature == "boom"
+    killed = dataclasses.replace(BOOM, signals=("SIGKILL",))
+    assert explain(("boom",), killed, signal="SIGKILL").signature == "boom"
+
+
+def test_precedence_wins_and_then_the_first_line_in_time() -> None:
+    """Of several matches the declared one wins; among equals the first error does."""
+    early = dataclasses.replace(BOOM, id="early", all_of=("first",))
+    late = dataclasses.replace(BOOM, id="late", all_of=("second",))
+    log = ("first", "second")
+    assert explain(log, late, early).signature == "early"
+    assert explain(log, early, dataclasses.replace(late, precedence=1)).signature == "late"
+
+
+def test_a_giant_line_is_matched_by_its_head_and_cut_in_the_evidence() -> None:
+    """A line of a megabyte costs no more than a long one and does not fill the record."""
+    found = explain(("boom " + "x" * 1_000_000,), BOOM)
+    assert len(found.evidence[0].text) == 300
+    assert explain(("x" * 1_000_000 + " boom",), BOOM).cause is None
