@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ class Machine:
         """
         measured, stated = self.memory_bandwidth_bytes_per_s, self.stated_bandwidth_bytes_per_s
         return stated or measured if self.has_unified_memory else measured or stated
+
+    def with_measured(self, bandwidth: object, compute: object) -> Machine:
+        """Return the machine with what was measured of it earlier (None where it was not)."""
+        return replace(
+            self,
+            memory_bandwidth_bytes_per_s=bandwidth if isinstance(bandwidth, float) else None,
+            compute_flop_per_s=compute if isinstance(compute, float) else None,
+        )
 
     def fingerprint(self) -> str:
         """Name the facts that make an old choice doubtful when they change (16 hex digits)."""
