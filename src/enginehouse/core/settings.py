@@ -57,7 +57,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),
         Setting("trials.measure_deadline", "duration", "5m", "limit to measure a workload"),
+        Setting("serve.prefix_limit", "bytes", "512MiB", "most memory for saved prompt prefixes"),
         Setting("serve.probe_interval", "duration", "3s", "time between liveness probes"),
+        Setting("serve.token_interval", "duration", "15s", "idle time until a token is asked for"),
         Setting("serve.probe_deadline", "duration", "4s", "limit for a liveness probe"),
         Setting("serve.drain_deadline", "duration", "10s", "time for requests to end at stop"),
     )

@@ -8,6 +8,7 @@ nothing else is ever signalled, whatever process group it moved to.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ class LeaseBook:
     def close(self, lease: Lease) -> None:
         """Remove what is left of an ended child: its files, then its lease."""
         for file in lease.files:
-            Path(file).unlink(missing_ok=True)
+            _remove(Path(file))
         self._path(lease).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> tuple[str, ...]:
@@ -91,6 +92,13 @@ class LeaseBook:
             except (msgspec.MsgspecError, OSError):
                 path.unlink(missing_ok=True)
         return leases
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_alive(pid: int, started: float) -> bool:

@@ -36,7 +36,8 @@ class EngineProcess:
     """A child in its own session and process group, its output in a log file.
 
     On Linux the kernel ends it when Enginehouse dies (`setpriv --pdeathsig`, where util-linux is
-    there); the lease covers the rest, at the next start. `files` are removed with it.
+    there); the lease covers the rest, at the next start. `files` are removed with it, and so is
+    `scratch`, a folder that is made for it.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class EngineProcess:
         log_path: Path,
         leases: LeaseBook,
         files: Sequence[Path] = (),
+        scratch: Path | None = None,
     ) -> None:
         self._argv = tuple(argv)
         self._env = dict(env)
         self._log_path = log_path
         self._leases = leases
-        self._files = tuple(files)
+        self._files = (*files, scratch) if scratch else tuple(files)
+        self._scratch = scratch
         self._lease: Lease | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._ended: Ended | None = None
@@ -73,6 +76,8 @@ class EngineProcess:
             )
         try:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            if self._scratch is not None:
+                self._scratch.mkdir(mode=0o700, exist_ok=True)
             log = self._log_path.open("ab")
         except OSError as problem:
             raise MachineError(
