@@ -34,7 +34,8 @@ async def search(
 ) -> tuple[Trial, ...]:
     """Try candidates of every build within the budget and return the trials' records.
 
-    The budget ends proposing, not a trial under way; a fifth of it is kept for the confirmation.
+    The budget ends proposing, not a trial under way. Time for one more trial and for a pair that
+    confirms the best is kept: the highest of several noisy figures is high partly by luck.
     Cancelling keeps every finished trial's record.
     """
     began = time.monotonic()
@@ -52,7 +53,7 @@ async def search(
     for build in builds:
         minimal = bench.engine.minimal(build, bench.model, bench.workload)
         own: list[Trial] = []
-        while time.monotonic() - began < 0.8 * budget_s or not own:
+        while not own or began + budget_s - time.monotonic() > 3 * longest_s(trials):
             proposal = propose(
                 bench.engine, minimal, bench.look(), bench.model, bench.workload, own,
                 bench.memory_reserve_bytes,
@@ -82,11 +83,15 @@ async def _confirm(
         best_build = by_digest[trials[0].candidate.build_digest]
         minimal = bench.engine.minimal(best_build, bench.model, bench.workload)
         for candidate in finalists(trials, minimal):
-            longest = max(t.duration_s for t in trials if t.outcome is Outcome.MEASURED)
-            if time.monotonic() + longest > ends_at:
+            if time.monotonic() + longest_s(trials) > ends_at:
                 return
             build = by_digest[candidate.build_digest]
             await attempt(build, candidate, minimal, "confirming the best against the minimal one")
+
+
+def longest_s(trials: Sequence[Trial]) -> float:
+    """Return how long the longest measured trial took, 0 when there is none."""
+    return max((t.duration_s for t in trials if t.outcome is Outcome.MEASURED), default=0.0)
 
 
 class _Attempt(Protocol):
