@@ -22,6 +22,17 @@ from pathlib import Path
 
 import pytest
 
+from enginehouse.core.choice import Choice
+from enginehouse.core.workload import WORKLOADS
+from enginehouse.edges.builds import find_builds
+from enginehouse.edges.model_sources import resolve_model
+from enginehouse.edges.paths import cache_dir
+from enginehouse.edges.probes import look_at_machine
+from enginehouse.edges.progress import SilentProgress
+from enginehouse.edges.records import Records
+from enginehouse.engines import load_engines
+from tests.unit.values import measurement
+
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 CLI = [sys.executable, "-m", "enginehouse"]
 DEMO = "smollm2-135m"
@@ -182,11 +193,28 @@ def hide_setpriv(home: Home) -> None:
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with a stored choice, to be copied."""
-    made = Home(tmp_path_factory.mktemp("chosen"))
-    done = made.run("find", DEMO, "--budget", "1s")
-    assert done.returncode == 0, done.stderr
-    return made.state
+    """A state folder with a choice of the minimal candidate, to be copied; nothing is measured."""
+    state = tmp_path_factory.mktemp("chosen")
+    records = Records(state / "records.sqlite")
+    records.open()
+    model = resolve_model(DEMO, records, cache_dir(), SilentProgress())
+    build, machine = find_builds()[0], look_at_machine()
+    records.store_choice(
+        Choice(
+            model.digest,
+            model.name,
+            "chat",
+            machine.fingerprint(),
+            machine.fingerprint_facts(),
+            build,
+            load_engines()[build.engine].minimal(build, model, WORKLOADS["chat"]),
+            0,
+            measurement(1.0),
+            1.0,
+        )
+    )
+    records.close()
+    return state
 
 
 def serve(home: Home, chosen: Path) -> subprocess.Popen[bytes]:
