@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from enginehouse.core.errors import EnginehouseError, UserError
-from enginehouse.core.model_facts import GgufHeader, Scalar, TensorInfo
+from enginehouse.core.gguf_header import GgufHeader, Scalar, TensorInfo
 
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
@@ -112,7 +112,7 @@ class _Reader:
         data_offset = -(-self._position // alignment) * alignment
         return GgufHeader(
             version, metadata, {k: v for k, v in arrays.items() if v}, lengths, tensors,
-            data_offset, self._file_bytes,
+            data_offset, self._file_bytes, {}, {},
         )  # fmt: skip
 
     def _take(self, count: int) -> bytes:

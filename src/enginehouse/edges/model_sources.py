@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from enginehouse.core.errors import UserError
-from enginehouse.core.model import Model
+from enginehouse.core.model import FACTS_VERSION, Model
 from enginehouse.core.model_facts import model_of
 from enginehouse.edges.builds import hash_file
 from enginehouse.edges.fetch_hub import fetch_hub_model
@@ -94,7 +94,9 @@ def _register(
         stat = path.stat()
         unchanged = registry.by_file(str(path), stat.st_size, stat.st_mtime_ns)
         if unchanged is not None and name in ("", unchanged.name):
-            return unchanged
+            if unchanged.facts_version == FACTS_VERSION:
+                return unchanged
+            return _learn_anew(unchanged, stat.st_mtime_ns, registry)
     header = read_gguf_header(path)
     stat = path.stat()
     progress.begin(f"checking {path.name}", stat.st_size)
@@ -108,4 +110,17 @@ def _register(
         digest=digest,
     )
     registry.remember(model, stat.st_mtime_ns)
+    return model
+
+
+def _learn_anew(known: Model, mtime_ns: int, registry: ModelRegistry) -> Model:
+    """Read an unchanged file's header again, for facts that an older version did not keep."""
+    model = model_of(
+        read_gguf_header(Path(known.path)),
+        name=known.name,
+        path=known.path,
+        source=known.source,
+        digest=known.digest,
+    )
+    registry.remember(model, mtime_ns)
     return model
