@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_BLOCK = re.compile(r"^(?:blk|dec\.blk|model(?:\.language_model)?\.layers)\.(\d+)\.")
+_BLOCK = re.compile(r"^(?:dec\.)?blk\.(\d{1,5})\.")
+_HF_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,5})\.")
 
 _GGUF_CLASSES = (
     (re.compile(r"^(v|a|mm|resampler)\.|^model\.image_newline"), "projector"),
@@ -53,6 +54,12 @@ def class_of_hf(name: str) -> str:
 
 
 def layer_of(name: str) -> int | None:
-    """Return the index of the layer that a tensor belongs to, None for those of no layer."""
+    """Return the layer that a GGUF tensor belongs to, None for those of no layer."""
     match = _BLOCK.match(name)
-    return int(match[1]) if match and len(match[1]) < 6 else None
+    return int(match[1]) if match else None
+
+
+def hf_layer_of(name: str) -> int | None:
+    """Return the layer that a checkpoint's tensor belongs to, None for those of no layer."""
+    match = _HF_BLOCK.search(name)
+    return int(match[1]) if match else None
