@@ -6,12 +6,11 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-from enginehouse.cli_progress import mib
 from enginehouse.core.model import Block, Model
 from enginehouse.core.serving import servable_by
 
 BAR = 24
-LABEL = 14
+LABEL = 16
 
 
 def model_text(model: Model) -> str:
@@ -66,6 +65,13 @@ def clean(text: str) -> str:
     return "".join(
         letter if unicodedata.category(letter)[0] != "C" else "�" for letter in text
     )  # fmt: skip
+
+
+def mib(size: float) -> str:
+    """Show a size in KiB, MiB or GiB."""
+    if size < 2**20:
+        return f"{size / 2**10:.1f} KiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def short_count(count: float) -> str:
@@ -177,6 +183,8 @@ def _weights(model: Model) -> list[tuple[str, str]]:
         rows.append(
             ("", f"{name:<16}{mib(size):>10} {share:>5.0%}  {bar:<{BAR}}  {shown}".rstrip())
         )
+    if model.role != "model":
+        return rows
     read = f"{mib(model.bytes_per_token)} for each decoded token"
     if model.experts is not None:
         experts = model.experts

@@ -73,7 +73,9 @@ def _vllm(model: Model) -> Servable:
     if model.format == "gguf":
         if len([part for part in model.parts if part.role == "weights"]) > 1:
             return Servable("vLLM", False, "its GGUF plugin takes one file: merge the parts")
-        return Servable("vLLM", True, "on a GPU with the vllm-gguf-plugin; safetensors is better")
+        return Servable(
+            "vLLM", True, "on a GPU with vllm-gguf-plugin, where it maps the architecture"
+        )
     method = model.weight_quantization.method if model.weight_quantization else "none"
     if method not in VLLM_METHODS:
         return Servable("vLLM", False, f"it has no kernels for {method}")

@@ -137,11 +137,15 @@ def _read_gguf(path: Path, name: str, source: str) -> Model:
 
 
 def _projectors_beside(path: Path, model: Model) -> tuple[Part, ...]:
-    """Return the mmproj files in the model's folder, if the model could be the one they fit."""
+    """Return the mmproj files in a folder that holds no other model they could belong to."""
     if model.role != "model" or path.suffix != ".gguf":
         return ()
     try:
-        found = sorted(path.parent.glob("*mmproj*.gguf"))[:4]
+        files = [file for file in path.parent.glob("*.gguf") if file.is_file()]
+        models = {part_paths(file)[0] for file in files if "mmproj" not in file.name}
+        if len(models) > 1:
+            return ()
+        found = sorted(file for file in files if "mmproj" in file.name)[:4]
         return tuple(Part(str(file), file.stat().st_size, "projector") for file in found)
     except OSError:
         return ()

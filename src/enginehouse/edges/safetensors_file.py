@@ -93,6 +93,8 @@ def parse_json(text: bytes, form: Any) -> Any:
     except msgspec.MsgspecError as problem:
         if b"NaN" not in text and b"Infinity" not in text:
             raise HeaderError(f"it is not the JSON of such a file: {str(problem)[:160]}") from None
+    except UnicodeDecodeError:
+        raise HeaderError("its text is not UTF-8") from None
     except RecursionError:
         raise HeaderError("its JSON is nested too deeply") from None
     try:
