@@ -21,10 +21,10 @@ SCALARS = {
     12: "<d",
 }  # fmt: skip
 STRING, ARRAY = 8, 9
-MOST_METADATA, MOST_TENSORS, MOST_DIMENSIONS = 65_536, 65_536, 4
+MOST_METADATA, MOST_TENSORS, MOST_DIMENSIONS = 4096, 16_384, 4
 MOST_KEY_BYTES, MOST_NAME_BYTES = 65_535, 256
 KEPT_STRING_BYTES, KEPT_BYTES = 1 << 20, 16 << 20
-MOST_ARRAY_ITEMS, MOST_STRINGS = 10_000_000, 4_000_000
+MOST_ARRAY_ITEMS, MOST_STRINGS = 10_000_000, 2_000_000
 KEPT_ITEMS, MOST_KEPT_ITEMS, KEPT_TEXTS = 4096, 400_000, 16
 OTHER_FORMATS = {
     b"vers": "a Git LFS pointer, not the file it points to",
@@ -90,9 +90,7 @@ class _Reader:
         metadata_count = self._cursor.count("<Q", MOST_METADATA, "metadata entries")
         for _ in range(metadata_count):
             self._read_entry()
-        tensors = [self._tensor() for _ in range(tensor_count)]
-        if len({tensor.name for tensor in tensors}) < len(tensors):
-            raise DamagedError("two tensors have the same name")
+        tensors = self._tensors(tensor_count)
         alignment = self._metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & alignment - 1:
             raise DamagedError(f"an alignment of {alignment}")
@@ -184,11 +182,22 @@ class _Reader:
         self._arrays[key] = struct.unpack(f"<{count}{SCALARS[kind][1]}", data)
         return count
 
+    def _tensors(self, count: int) -> list[TensorInfo]:
+        names: set[str] = set()
+        tensors = []
+        for _ in range(count):
+            tensor = self._tensor()
+            if tensor.name in names:
+                raise DamagedError(f"two tensors have the name {tensor.name!r}")
+            names.add(tensor.name)
+            tensors.append(tensor)
+        return tensors
+
     def _tensor(self) -> TensorInfo:
         name = self._text(MOST_NAME_BYTES)
         dimensions = self._cursor.count("<I", MOST_DIMENSIONS, "dimensions")
-        shape = tuple(self._cursor.number("<Q") for _ in range(dimensions))
-        type_id, offset = self._cursor.number("<I"), self._cursor.number("<Q")
+        rest = struct.unpack(f"<{dimensions}QIQ", self._cursor.take(8 * dimensions + 12))
+        shape, (type_id, offset) = rest[:dimensions], rest[dimensions:]
         tensor = TensorInfo(name, shape, type_id, offset)
         if any(size == 0 for size in shape) or tensor.elements > 1 << 50 or offset > 1 << 50:
             raise DamagedError(f"tensor {name!r} has the shape {shape} at {offset:,}")
