@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _BLOCK = re.compile(r"^(?:dec\.)?blk\.(\d{1,5})\.")
+_NUMBER = re.compile(r"\d+")
 _HF_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,5})\.")
 
 _GGUF_CLASSES = (
@@ -45,12 +47,18 @@ _HF_CLASSES = (
 
 def class_of_gguf(name: str) -> str:
     """Return the class of a GGUF tensor's name (llama.cpp's naming, src/llama-arch.cpp)."""
-    return next((cls for pattern, cls in _GGUF_CLASSES if pattern.search(name)), "other")
+    return _find_class(_GGUF_CLASSES, _NUMBER.sub("0", name))
 
 
 def class_of_hf(name: str) -> str:
     """Return the class of a Hugging Face checkpoint's tensor name."""
-    return next((cls for pattern, cls in _HF_CLASSES if pattern.search(name)), "other")
+    return _find_class(_HF_CLASSES, _NUMBER.sub("0", name))
+
+
+@lru_cache(maxsize=4096)
+def _find_class(classes: tuple[tuple[re.Pattern[str], str], ...], name: str) -> str:
+    """Return the first class that fits; remembered, since the layers' names differ in numbers."""
+    return next((found for pattern, found in classes if pattern.search(name)), "other")
 
 
 def layer_of(name: str) -> int | None:

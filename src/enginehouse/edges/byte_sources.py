@@ -126,7 +126,8 @@ class RemoteFile:
                 self.size = self._whole_size(answer, offset)
                 data: bytes = answer.read(count)
         except urllib.error.HTTPError as problem:
-            raise self._refused(problem) from problem
+            problem.close()
+            raise self._refused(problem) from None
         except (OSError, http.client.HTTPException) as problem:
             raise MachineError(
                 "network.unreachable",
@@ -180,6 +181,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         elif self._follow_hosts and (new.scheme == "https" or old.scheme == "http"):
             kept = {k: v for k, v in req.header_items() if k.lower() in ("range", "user-agent")}
         else:
+            fp.close()
             raise UserError(
                 "model.url.redirected",
                 f"{old.netloc} sends you to {new.netloc}, which you did not name",

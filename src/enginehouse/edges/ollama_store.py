@@ -55,7 +55,10 @@ def find_manifest(name: str) -> Path:
         relative = manifest_path(name)
     except ManifestError as problem:
         raise UserError(
-            "model.ollama.unknown", str(problem), remedies=("write ollama:llama3.2:3b",)
+            "model.ollama.unknown",
+            str(problem),
+            evidence=("a name is [[host/]namespace/]model[:tag]",),
+            remedies=("write ollama:llama3.2:3b",),
         ) from problem
     for store in stores():
         if (store / "manifests" / relative).is_file():
