@@ -73,8 +73,8 @@ def run_hypothesis(seconds: int, seed: int) -> int:
     """Draw inputs from the replay test's strategy until the time is over."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
+    from tests.fuzz.strategies import inputs
     from tests.fuzz.target import check
-    from tests.fuzz.test_replay import inputs
 
     ends, done, slowest = time.monotonic() + seconds, 0, 0.0
 
