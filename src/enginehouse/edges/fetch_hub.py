@@ -45,6 +45,7 @@ def split_spec(spec: str) -> tuple[str, str]:
         raise UserError(
             "model.bad_spec",
             f"hf:{spec} does not name a repository",
+            evidence=(f"{spec!r} is not of the form owner/repo[/file]",),
             remedies=("write hf:owner/repo or hf:owner/repo/file.gguf",),
         )
     return f"{owner}/{name}", file
