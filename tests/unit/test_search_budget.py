@@ -25,7 +25,6 @@ def test_what_is_kept_of_the_budget(durations: list[float], kept: float) -> None
     """Of a minute: the first three may overrun it once, later ones leave time for a pair."""
     candidate = Candidate("llama.cpp", "d", ())
     trials = [
-        dataclasses.replace(trial(candidate, 10.0), duration_s=duration)
-        for duration in durations
+        dataclasses.replace(trial(candidate, 10.0), duration_s=duration) for duration in durations
     ]
     assert kept_s(trials, 60.0) == kept
