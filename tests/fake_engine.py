@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
@@ -32,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--grandchild", action="store_true")
     parser.add_argument("--close-after-stream", action="store_true")
+    parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--eat-mib-per-s", type=int, default=0)
     return parser.parse_args()
 
@@ -45,6 +47,7 @@ class Engine:
         self.cancelled = 0
         self.served = 0
         self.eaten: list[bytes] = []
+        self.asked: list[str] = []
 
     async def health(self, request: web.Request) -> web.Response:
         if not self.ready:
@@ -52,7 +55,21 @@ class Engine:
         return web.json_response({"status": "ok"})
 
     async def state(self, request: web.Request) -> web.Response:
-        return web.json_response({"cancelled": self.cancelled, "served": self.served})
+        return web.json_response(
+            {"cancelled": self.cancelled, "served": self.served, "asked": self.asked}
+        )
+
+    async def slot(self, request: web.Request) -> web.Response:
+        action, name = request.query["action"], (await request.json())["filename"]
+        self.asked.append(f"{request.match_info['slot']}: {action}")
+        path = os.path.join(self.script.slot_save_path, name)
+        if not self.script.slot_save_path:
+            return web.json_response({"error": {"message": "not supported"}}, status=501)
+        if action == "save":
+            Path(path).write_bytes(b"state")
+        elif not os.path.exists(path):
+            return web.json_response({"error": {"message": "no such file"}}, status=400)
+        return web.json_response({"n_saved": 5})
 
     async def tokenize(self, request: web.Request) -> web.Response:
         text = (await request.json())["content"]
@@ -67,6 +84,8 @@ class Engine:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        slot, last = body.get("id_slot", -1), body["messages"][-1]["content"]
+        self.asked.append(f"{slot}: {str(last)[:20]} ({body.get('max_tokens')})")
         if self.script.no_token:
             return web.json_response({"error": {"message": "no token today"}}, status=500)
         count = body.get("max_tokens") or 16
@@ -108,6 +127,7 @@ class Engine:
         app.router.add_get("/health", self.health)
         app.router.add_get("/fake/state", self.state)
         app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/slots/{slot}", self.slot)
         app.router.add_post("/v1/chat/completions", self.chat)
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()

@@ -42,6 +42,7 @@ MEASURED = {
 }
 """What is measured once for a machine: the record's key, and the fact it makes."""
 DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
+DRY_RUN_SCRATCH = "/run/engine"
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,19 @@ class House:
         self.cleared: tuple[str, ...] = ()
         self._state = state
         self._leases = LeaseBook(state / "leases")
+        self._fetches = LeaseBook(cache_dir() / "leases")
         self._records = Records(state / "records.sqlite")
 
     def __enter__(self) -> House:
         self._records.open()
         interrupted = self._records.mark_interrupted()
-        self.cleared = self._leases.clear_leftovers() + tuple(
-            f"trial {trial_id} was under way when its Enginehouse ended: marked as interrupted"
-            for trial_id in interrupted
+        self.cleared = (
+            self._leases.clear_leftovers()
+            + self._fetches.clear_leftovers()
+            + tuple(
+                f"trial {trial_id} was under way when its Enginehouse ended: marked as interrupted"
+                for trial_id in interrupted
+            )
         )
         return self
 
@@ -171,6 +177,12 @@ class House:
 
         return resolve_model(spec, self._records, cache_dir(), progress or SilentProgress())
 
+    def inspect_model(self, spec: str, progress: Progress) -> Model:
+        """Return a model's facts from its headers: nothing is hashed, no weights travel."""
+        from enginehouse.edges.model_sources import inspect_model
+
+        return inspect_model(spec, self._records, cache_dir(), progress)
+
     def models(self) -> tuple[Model, ...]:
         """Return the models that were used or added."""
         return self._records.models()
@@ -223,6 +235,7 @@ class House:
             log_folder=self._state / "trials",
             deadlines=self._deadlines(),
             memory_reserve_bytes=self.settings.bytes("trials.memory_reserve"),
+            prefix_limit_bytes=self.settings.bytes("serve.prefix_limit"),
             bandwidth_bytes_per_s=self.look().memory_bandwidth_bytes_per_s,
             passages=passages,
             questions=questions,
@@ -242,13 +255,15 @@ class House:
             engine = self._engine(build)
             minimal = engine.minimal(build, model, workload)
             steps = [minimal] + [
-                minimal.with_settings(**{lever.tunable: value})
+                minimal.with_settings(**dict(step))
                 for lever in engine.levers(machine, model, workload)
-                for value in lever.values
+                for step in lever.steps
             ]
             for candidate in steps:
                 label = candidate.describe_difference(minimal) or "minimal"
-                argv = engine.argv(Launch(build, candidate, model, DRY_RUN_ENDPOINT))
+                argv = engine.argv(
+                    Launch(build, candidate, model, DRY_RUN_ENDPOINT, DRY_RUN_SCRATCH)
+                )
                 planned.append((candidate, f"{build.label}: {label}", argv))
         return tuple(planned)
 
@@ -274,13 +289,13 @@ class House:
 
     def serve(self, choice: Choice, model: Model, on_ready: Callable[[str], None]) -> None:
         """Serve a choice until SIGINT or SIGTERM, then drain and end the engine."""
+        from enginehouse.edges.scratch import new_endpoint, new_scratch
         from enginehouse.gateway.serve import Listening, serve
         from enginehouse.gateway.supervisor import ServerPlan
-        from enginehouse.trials.run import new_endpoint
 
         engine = self._engine(choice.build)
-        endpoint = new_endpoint()
-        launch = Launch(choice.build, choice.candidate, model, endpoint)
+        endpoint, scratch = new_endpoint(), new_scratch()
+        launch = Launch(choice.build, choice.candidate, model, endpoint, str(scratch))
         plan = ServerPlan(
             model_name=model.name,
             engine=engine.name,
@@ -290,10 +305,14 @@ class House:
             ready_path=engine.ready_path,
             log_path=self._state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}.log",
             slots=int(choice.candidate.get("slots") or 1),
+            scratch=scratch,
+            shared_slots=engine.shared_slots(choice.candidate),
+            prefix_limit_bytes=self.settings.bytes("serve.prefix_limit"),
             can_embed=model.can_embed,
             load_deadline_s=self.settings.seconds("trials.load_deadline"),
             first_token_deadline_s=self.settings.seconds("trials.first_token_deadline"),
             probe_interval_s=self.settings.seconds("serve.probe_interval"),
+            token_interval_s=self.settings.seconds("serve.token_interval"),
             probe_deadline_s=self.settings.seconds("serve.probe_deadline"),
         )
         listening = Listening(

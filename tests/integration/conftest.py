@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -28,7 +29,7 @@ from enginehouse.gateway.supervisor import ServerPlan, Supervisor
 FAKE_ENGINE = str(Path(__file__).parents[1] / "fake_engine.py")
 
 
-def fake_plan(folder: Path, *script: str, slots: int = 4) -> ServerPlan:
+def fake_plan(folder: Path, *script: str, slots: int = 4, shared_slots: int = 0) -> ServerPlan:
     """A plan that starts the fake engine with this script."""
     path = f"/tmp/enginehouse-test-{uuid.uuid4().hex[:12]}.sock"
     return ServerPlan(
@@ -43,6 +44,9 @@ def fake_plan(folder: Path, *script: str, slots: int = 4) -> ServerPlan:
         load_deadline_s=15.0,
         first_token_deadline_s=5.0,
         probe_interval_s=0.3,
+        token_interval_s=0.3,
+        scratch=folder / "scratch",
+        shared_slots=shared_slots,
         probe_deadline_s=2.0,
     )
 
@@ -57,9 +61,9 @@ class Served:
     engine: aiohttp.ClientSession
     leases: LeaseBook
 
-    async def engine_state(self) -> dict[str, int]:
+    async def engine_state(self) -> dict[str, Any]:
         async with self.engine.get("/fake/state") as answer:
-            state: dict[str, int] = await answer.json()
+            state: dict[str, Any] = await answer.json()
             return state
 
 
@@ -72,9 +76,13 @@ def serving(tmp_path: Path) -> Serving:
 
     @asynccontextmanager
     async def serve(
-        *script: str, slots: int = 4, queue_limit: int = 16, settle: bool = True
+        *script: str,
+        slots: int = 4,
+        queue_limit: int = 16,
+        settle: bool = True,
+        shared_slots: int = 0,
     ) -> AsyncIterator[Served]:
-        plan = fake_plan(tmp_path, *script, slots=slots)
+        plan = fake_plan(tmp_path, *script, slots=slots, shared_slots=shared_slots)
         leases = LeaseBook(tmp_path / "leases")
         supervisor = Supervisor(plan, leases)
         gate = Gate(supervisor, slots, queue_limit)

@@ -59,6 +59,7 @@ def bench_of(records: Records, folder: Path, script: tuple[str, ...], reserve: i
         log_folder=folder / "trials",
         deadlines=Deadlines(10.0, 4.0, 3.0, 10.0, 1.0),
         memory_reserve_bytes=reserve,
+        prefix_limit_bytes=1 << 20,
         bandwidth_bytes_per_s=1e10,
         passages=passages,
         questions=questions,

@@ -48,6 +48,14 @@ PORT = Endpoint(port=4711)
             "--parallel 2 --ctx-size 4096 --flash-attn on --spec-type ngram-mod "
             "--cache-type-k q8_0 --cache-type-v q8_0 --cache-ram 64 --metrics --no-webui",
         ),
+        (
+            BINARY,
+            {"context": 1024, "slots": 8, "prefix_sharing": "on"},
+            SOCKET,
+            "/bin/llama-server --model /models/tiny.gguf --alias tiny --host /run/e.sock "
+            "--parallel 8 --ctx-size 8192 --cache-ram 0 --slot-save-path /run/e --metrics "
+            "--no-webui",
+        ),
     ],
 )
 def test_argv_is_whole_and_in_the_engines_own_spelling(
@@ -55,7 +63,7 @@ def test_argv_is_whole_and_in_the_engines_own_spelling(
 ) -> None:
     """A candidate's argv is exactly this, flag by flag."""
     candidate = Candidate("llama.cpp", build.digest, settings_of(settings))
-    assert " ".join(ENGINE.argv(Launch(build, candidate, MODEL, endpoint))) == expected
+    assert " ".join(ENGINE.argv(Launch(build, candidate, MODEL, endpoint, "/run/e"))) == expected
 
 
 def test_every_tunable_a_lever_names_is_declared() -> None:
@@ -64,7 +72,23 @@ def test_every_tunable_a_lever_names_is_declared() -> None:
     for workload in WORKLOADS.values():
         levers = ENGINE.levers(MACHINE, MODEL, workload)
         assert levers
-        assert {lever.tunable for lever in levers} <= declared
+        assert {name for lever in levers for step in lever.steps for name, _ in step} <= declared
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"kv_type": "q8_0", "flash_attention": "off"}, "config.incompatible_flags"),
+        ({"kv_type": "q8_0"}, None),
+        ({"kv_type": "f16", "flash_attention": "off"}, None),
+    ],
+)
+def test_settings_that_the_engine_refuses_are_not_tried(
+    settings: dict[str, Setting], cause: str | None
+) -> None:
+    """A quantized V cache without flash attention is refused before it is tried."""
+    refusal = ENGINE.refuse_settings(Candidate("llama.cpp", "d", settings_of(settings)))
+    assert (refusal.cause if refusal else None) == cause
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

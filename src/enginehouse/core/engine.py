@@ -6,10 +6,11 @@ says how to ask that process whether it is ready, and predicts memory. It starts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from enginehouse.core.candidate import Build, Candidate, Setting
+from enginehouse.core.candidate import Build, Candidate, Setting, Settings
 from enginehouse.core.estimate import MemoryEstimate
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
@@ -31,12 +32,16 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Launch:
-    """Everything an engine's argv is made of."""
+    """Everything an engine's argv is made of; `scratch` is a folder of its own, in memory if any.
+
+    The folder is there while the engine runs and is removed with it.
+    """
 
     build: Build
     candidate: Candidate
     model: Model
     endpoint: Endpoint
+    scratch: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,18 @@ class Tunable:
 
 @dataclass(frozen=True)
 class Lever:
-    """One step a search may take: try these values of one tunable on top of the best so far."""
+    """One step a search may take: try each of these changes on top of the best so far.
 
-    tunable: str
-    values: tuple[Setting, ...]
+    A step changes one tunable, or several that only help together.
+    """
+
+    steps: tuple[Settings, ...]
     why: str
+
+
+def lever(tunable: str, values: Sequence[Setting], why: str) -> Lever:
+    """Return the lever that tries these values of one tunable."""
+    return Lever(tuple(((tunable, value),) for value in values), why)
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,15 @@ class Engine(Protocol):
 
     def refuse(self, model: Model, machine: Machine) -> Refusal | None:
         """Say why this engine cannot serve the model here, or None when it may."""
+
+    def refuse_settings(self, candidate: Candidate) -> Refusal | None:
+        """Say why these settings do not go together, or None when they do."""
+
+    def shared_slots(self, candidate: Candidate) -> int:
+        """Return how many slots requests are seated in so that they share prefixes, 0 for none.
+
+        The engine then has llama-server's `/slots/N?action=save|restore` and takes `id_slot`.
+        """
 
     def minimal(self, build: Build, model: Model, workload: Workload) -> Candidate:
         """Return the smallest candidate that serves the workload at all."""

@@ -51,8 +51,8 @@ def propose(
     base = minimal
     for lever in engine.levers(machine, model, workload):
         best = base
-        for value in lever.values:
-            candidate = base.with_settings(**{lever.tunable: value})
+        for step in lever.steps:
+            candidate = base.with_settings(**dict(step))
             if candidate.id not in tried:
                 refusal = refuse_candidate(engine, candidate, model, machine, memory_reserve_bytes)
                 if refusal is not None:
@@ -68,7 +68,7 @@ def refuse_candidate(
     engine: Engine, candidate: Candidate, model: Model, machine: Machine, reserve_bytes: int
 ) -> Refusal | None:
     """Refuse a candidate that cannot fit: its expected bytes against what is available."""
-    refusal = engine.refuse(model, machine)
+    refusal = engine.refuse(model, machine) or engine.refuse_settings(candidate)
     if refusal is not None:
         return refusal
     expected = engine.estimate_memory(model, candidate).total.expected

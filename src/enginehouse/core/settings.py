@@ -57,7 +57,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),
         Setting("trials.measure_deadline", "duration", "5m", "limit to measure a workload"),
+        Setting("serve.prefix_limit", "bytes", "512MiB", "most memory for saved prompt prefixes"),
         Setting("serve.probe_interval", "duration", "3s", "time between liveness probes"),
+        Setting("serve.token_interval", "duration", "15s", "idle time until a token is asked for"),
         Setting("serve.probe_deadline", "duration", "4s", "limit for a liveness probe"),
         Setting("serve.drain_deadline", "duration", "10s", "time for requests to end at stop"),
     )
@@ -117,7 +119,7 @@ def resolve(given: tuple[Given, ...]) -> Settings:
     for item in given:
         setting = SETTINGS.get(item.key)
         if setting is None:
-            raise unknown_key(item.key, item.origin)
+            raise unknown_key(item)
         values[item.key] = Resolved(parse_value(setting, item.raw, item.origin), item.origin)
     return Settings(values)
 
@@ -146,14 +148,14 @@ def given_by_environment(environment: Mapping[str, str]) -> tuple[Given, ...]:
     return tuple(found)
 
 
-def unknown_key(key: str, origin: str) -> UserError:
+def unknown_key(item: Given) -> UserError:
     """Build the error for a key that does not exist, naming the nearest one."""
-    nearest = difflib.get_close_matches(key, SETTINGS, 1)
+    nearest = difflib.get_close_matches(item.key, SETTINGS, 1)
     remedy = f"did you mean {nearest[0]}?" if nearest else "see `enginehouse config show`"
     return UserError(
         "settings.unknown_key",
-        f"there is no setting {key}",
-        evidence=(origin,),
+        f"there is no setting {item.key}",
+        evidence=(f"{item.origin}: {item.key} = {item.raw!r}",),
         remedies=(remedy,),
     )
 

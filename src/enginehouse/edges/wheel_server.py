@@ -41,6 +41,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--flash-attn", choices=("auto", "on", "off"))
     parser.add_argument("--spec-type", choices=tuple(SPECULATION))
     parser.add_argument("--cache-ram", type=int)
+    parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--fit", choices=("on", "off"))
     parser.add_argument("--kv-unified", action="store_true")
     parser.add_argument("--embedding", action="store_true")
@@ -87,6 +88,8 @@ def build_params(flags: argparse.Namespace) -> Any:
         params.speculative.types = [getattr(xllamacpp.common_speculative_type, kind)]
     if flags.fit:
         params.fit_params = flags.fit == "on"
+    if flags.slot_save_path:
+        params.slot_save_path = flags.slot_save_path.rstrip("/") + "/"
     params.kv_unified = flags.kv_unified
     params.embedding = flags.embedding
     params.endpoint_metrics = flags.metrics

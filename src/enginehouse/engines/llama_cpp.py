@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
-from enginehouse.core.engine import Launch, Lever, Refusal, Tunable
+from enginehouse.core.engine import Launch, Lever, Refusal, Tunable, lever
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
@@ -17,8 +17,11 @@ from enginehouse.core.workload import Workload
 
 CONTEXT_STEP = 256
 MINIMUM_CONTEXT = 1024
+PROMPT_CACHE_MIB = 256
 KV_BYTES_PER_ELEMENT = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """ggml block layouts: q8_0 holds 32 values in 34 bytes, q4_0 in 18."""
+
+UNQUANTIZED = ("f32", "f16", "bf16")
 
 TUNABLES = (
     Tunable("context", "tokens of context that one request gets", "--ctx-size"),
@@ -29,6 +32,7 @@ TUNABLES = (
     Tunable("kv_type", "type of the KV cache: f16, q8_0, q4_0", "--cache-type-k"),
     Tunable("flash_attention", "fused attention: auto, on, off", "--flash-attn"),
     Tunable("speculation", "draft by n-grams of the context: none, ngram-mod", "--spec-type"),
+    Tunable("prefix_sharing", "copy a shared prompt prefix between slots: on", "--slot-save-path"),
     Tunable("prompt_cache_mib", "host memory for prompts of idle slots, MiB", "--cache-ram"),
 )
 
@@ -66,6 +70,8 @@ class LlamaCpp:
         if kv_type is not None:
             argv += ["--cache-type-k", str(kv_type), "--cache-type-v", str(kv_type)]
         argv += ["--cache-ram", str(_integer(candidate, "prompt_cache_mib", 0))]
+        if self.shared_slots(candidate):
+            argv += ["--slot-save-path", launch.scratch]
         if launch.build.kind == "wheel":
             argv += ["--fit", "off"]
         if launch.model.can_embed:
@@ -88,32 +94,49 @@ class LlamaCpp:
             )
         return None
 
+    def refuse_settings(self, candidate: Candidate) -> Refusal | None:
+        """Refuse a quantized V cache without flash attention, as llama.cpp does at start."""
+        kv_type = candidate.get("kv_type") or "f16"
+        if kv_type not in UNQUANTIZED and candidate.get("flash_attention") == "off":
+            return Refusal(
+                "config.incompatible_flags", f"a KV cache of type {kv_type} needs flash attention"
+            )
+        return None
+
+    def shared_slots(self, candidate: Candidate) -> int:
+        """Return the slots when prefix sharing is on; one slot has nobody to share with."""
+        slots = _integer(candidate, "slots", 1)
+        return slots if slots > 1 and candidate.get("prefix_sharing") == "on" else 0
+
     def minimal(self, build: Build, model: Model, workload: Workload) -> Candidate:
-        """Return one slot with just the context that the workload needs, all else default."""
+        """Return one slot with just the context that the workload needs, all else default.
+
+        The host's prompt cache is small instead of the default 8 GiB, which would stand beside the
+        weights in the same memory; without any, two conversations in turn lose each other's prompt.
+        """
         wanted = max(MINIMUM_CONTEXT, workload.context_tokens)
         context = -(-wanted // CONTEXT_STEP) * CONTEXT_STEP
         if model.context_length:
             context = min(context, model.context_length)
-        return Candidate(self.name, build.digest, settings_of({"context": context, "slots": 1}))
+        settings = {"context": context, "slots": 1, "prompt_cache_mib": PROMPT_CACHE_MIB}
+        return Candidate(self.name, build.digest, settings_of(settings))
 
     def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
         """Return the steps worth trying for the workload, the most promising first."""
+        prompt_tokens = workload.shared_prefix_tokens + workload.prompt_tokens
         levers = []
         if workload.streams > 1:
-            levers.append(
-                Lever("slots", _slot_steps(workload.streams), "several requests share one read")
-            )
+            levers.append(_slots_lever(workload))
         if workload.streams <= 2:
-            levers.append(
-                Lever("speculation", ("ngram-mod",), "a draft costs nothing when text repeats")
-            )
-        levers.append(Lever("flash_attention", ("off", "on"), "which is faster depends on the CPU"))
-        levers.append(Lever("kv_type", ("q8_0",), "half the KV cache to read"))
-        if workload.shared_prefix_tokens + workload.prompt_tokens > 512:
-            levers.append(Lever("ubatch", (1024, 256), "prefill in other chunks"))
+            levers.append(lever("speculation", ("ngram-mod",), "text that repeats drafts itself"))
+        levers.append(lever("flash_attention", ("off", "on"), "which is faster depends on the CPU"))
+        levers.append(lever("kv_type", ("q8_0",), "half the KV cache to read"))
+        if prompt_tokens > 512:
+            levers.append(lever("ubatch", (1024, 256), "prefill in other chunks"))
+            levers.append(lever("batch", (512,), "prefill in smaller turns"))
         threads = machine.usable_cores
         if threads > 1:
-            levers.append(Lever("threads", (threads, threads - 1), "leave a core to the rest"))
+            levers.append(lever("threads", (threads, threads - 1), "leave a core to the rest"))
         return tuple(levers)
 
     def estimate_memory(self, model: Model, candidate: Candidate) -> MemoryEstimate:
@@ -147,9 +170,17 @@ def _up(model: Model) -> float:
     return 2.0 * model.weight_bytes
 
 
-def _slot_steps(streams: int) -> tuple[int, ...]:
-    steps = [streams, streams // 2, streams // 4]
-    return tuple(step for step in steps if step > 1)
+def _slots_lever(workload: Workload) -> Lever:
+    """Slots, with prefix sharing where requests share a prefix: without it each slot computes it.
+
+    Without flash attention too, since on a CPU long contexts decode faster so (docs/lab-log.md).
+    """
+    counts = [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
+    if workload.shared_prefix_tokens < 256:
+        return lever("slots", counts, "several requests share one read of the weights")
+    shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
+    plain = settings_of({"slots": counts[0], "prefix_sharing": "on", "flash_attention": "off"})
+    return Lever((plain, *shared), "several requests share one read, and one prefix")
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:

@@ -6,6 +6,8 @@ import asyncio
 import io
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import aiohttp
@@ -137,28 +139,48 @@ class Proxy:
         answer: _Answer,
         began: float,
     ) -> str:
+        """Send the request to the engine and its answer back; say whether it was held before.
+
+        An engine that died before any byte of an answer, perhaps before its owner saw it, costs
+        nothing: the request goes back to the queue once, and is served when the engine is back.
+        """
+        held = False
+        for is_last in (False, True):
+            async with self._place() as was_held:
+                held |= was_held
+                try:
+                    await self._attempt(dialect, route, body, peek, answer, began)
+                    return "held-then-served" if held else "served"
+                except (aiohttp.ClientError, OSError) as problem:
+                    is_dead = isinstance(problem, DEAD_CONNECTION)
+                    if is_last or answer.has_started or not is_dead:
+                        raise self._broke_off(problem) from problem
+            await self._supervisor.wait_noticed(NOTICE_S)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(
+        self,
+        dialect: Dialect,
+        route: Route,
+        body: bytes,
+        peek: _Peek,
+        answer: _Answer,
+        began: float,
+    ) -> None:
+        keeper = self._supervisor.keeper
+        seat = keeper.seat(route.upstream_path, body) if keeper else nullcontext(body)
+        async with seat as seated:
+            upstream = await self._post(route.upstream_path, seated)
+            await self._relay(upstream, dialect, route, peek, answer, began)
+            if upstream.status == 200:
+                self._supervisor.note_served(route.upstream_path, body)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[bool]:
+        """Hold a place before the engine; yields whether the request had to wait for it."""
         held = await self._enter()
         try:
-            upstream = await self._post(route.upstream_path, body)
-        except DEAD_CONNECTION:
-            # The engine died before any byte of an answer, perhaps before its owner saw it: the
-            # request goes back to the queue once, and is served when the engine is back.
-            self._gate.leave()
-            await self._supervisor.wait_noticed(NOTICE_S)
-            held = await self._enter() or held
-            try:
-                upstream = await self._post(route.upstream_path, body)
-            except (aiohttp.ClientError, OSError) as problem:
-                self._gate.leave()
-                raise self._broke_off(problem) from problem
-        except BaseException:
-            self._gate.leave()
-            raise
-        try:
-            await self._relay(upstream, dialect, route, peek, answer, began)
-            return "held-then-served" if held else "served"
-        except (aiohttp.ClientError, OSError) as problem:
-            raise self._broke_off(problem) from problem
+            yield held
         finally:
             self._gate.leave()
 

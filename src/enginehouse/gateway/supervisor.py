@@ -17,14 +17,12 @@ from enginehouse.core.lifecycle import Event, State, backoff_s, next_state
 from enginehouse.edges.http import open_session
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.processes import EngineProcess
+from enginehouse.edges.slots import SlotKeeper
+from enginehouse.gateway.replay import Replay
 
 MOST_FAILURES = 5
 STALL_S = 120.0
-PROBE_BODY = {
-    "messages": [{"role": "user", "content": "Hi"}],
-    "max_tokens": 1,
-    "cache_prompt": False,
-}
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,22 @@ class ServerPlan:
     ready_path: str
     log_path: Path
     slots: int
+    scratch: Path | None = None
+    shared_slots: int = 0
+    prefix_limit_bytes: int = 512 << 20
     can_embed: bool = False
     load_deadline_s: float = 300.0
     first_token_deadline_s: float = 60.0
     probe_interval_s: float = 3.0
+    token_interval_s: float = 15.0
     probe_deadline_s: float = 4.0
+
+
+def new_keeper(plan: ServerPlan) -> SlotKeeper | None:
+    """Return what seats the requests of one run of the engine, None where it seats them itself."""
+    if not plan.shared_slots or plan.scratch is None:
+        return None
+    return SlotKeeper(plan.endpoint, plan.shared_slots, plan.scratch, plan.prefix_limit_bytes)
 
 
 class Supervisor:
@@ -57,7 +66,9 @@ class Supervisor:
         self.restarts = 0
         self.last_token_at = 0.0
         self.in_flight = 0
+        self.keeper: SlotKeeper | None = None
         self.last_progress_at = 0.0
+        self._replay = Replay()
         self.on_change: Callable[[], None] = lambda: None
         self._leases = leases
         self._changed = asyncio.Event()
@@ -118,6 +129,11 @@ class Supervisor:
         """Note that an answer's bytes came out of the engine."""
         self.last_progress_at = time.monotonic()
 
+    def note_served(self, path: str, body: bytes) -> None:
+        """Note that a request was answered whole: proof of life, and what to probe with next."""
+        self.last_token_at = time.monotonic()
+        self._replay.note(path, body)
+
     def _move(self, event: Event, reason: str) -> None:
         self.state = next_state(self.state, event)
         self.reason = reason
@@ -135,7 +151,10 @@ class Supervisor:
             log_path=plan.log_path,
             leases=self._leases,
             files=files,
+            scratch=plan.scratch if plan.shared_slots else None,
         )
+        self.keeper = new_keeper(plan)
+        self._replay = Replay()
         try:
             await process.start()
         except EnginehouseError as problem:
@@ -173,9 +192,9 @@ class Supervisor:
             problem = await self._probe_token(session, plan.first_token_deadline_s)
             if problem:
                 return f"no first token: {problem}"
-            while not problem:
-                self.last_token_at = time.monotonic()
+            if not problem:
                 self._move(Event.TOKEN, "ready: a token came out")
+            while not problem:
                 await asyncio.sleep(plan.probe_interval_s)
                 problem = await self._probe(session)
             return f"the engine hangs: {problem}"
@@ -185,11 +204,13 @@ class Supervisor:
             await asyncio.sleep(0.05)
 
     async def _probe(self, session: aiohttp.ClientSession) -> str:
-        """Probe a busy engine by its HTTP threads and its streams, an idle one by a real token."""
+        """Probe a busy engine by its HTTP threads and its streams, an idle one by real tokens."""
         problem = await self._probe_http(session, self.plan.probe_deadline_s)
         if problem:
             return problem
         if self.in_flight == 0:
+            if time.monotonic() - self.last_token_at < self.plan.token_interval_s:
+                return ""
             return await self._probe_token(session, self.plan.probe_deadline_s)
         quiet_s = time.monotonic() - self.last_progress_at
         if quiet_s > STALL_S:
@@ -206,15 +227,21 @@ class Supervisor:
 
     async def _probe_token(self, session: aiohttp.ClientSession, limit_s: float) -> str:
         """Ask for one real token (an embedding of an embedding model); say what went wrong."""
-        path, body = "/v1/chat/completions", dict[str, object](PROBE_BODY)
+        path, body = self._replay.probe()
         if self.plan.can_embed:
-            path, body = "/v1/embeddings", {"input": "Hi"}
+            path, body = "/v1/embeddings", b'{"input": "Hi"}'
+        if self._replay.is_first:
+            limit_s = max(limit_s, self.plan.first_token_deadline_s)
         try:
             async with session.post(
-                path, json=body, timeout=aiohttp.ClientTimeout(total=limit_s)
+                path, data=body, headers=JSON, timeout=aiohttp.ClientTimeout(total=limit_s)
             ) as answer:
                 text = await answer.text()
-                return "" if answer.status == 200 else f"{path} answered {answer.status}: {text}"
+                if answer.status != 200:
+                    return f"{path} answered {answer.status}: {text}"
+                self.last_token_at = time.monotonic()
+                self._replay.judge(text)
+                return ""
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
             if self.in_flight:
                 return ""  # requests came in meanwhile and the engine is busy with them

@@ -73,6 +73,7 @@ def _read_signature(engine: str, name: str, text: str, causes: frozenset[str]) -
             "knowledge.bad_signature",
             f"the signature {engine}/{name} is not valid",
             evidence=(f"{type(problem).__name__}: {problem}",),
+            remedies=("mend the file, or install Enginehouse again",),
         ) from problem
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,8 +19,9 @@ from enginehouse.core.engine import Endpoint
 from enginehouse.core.measurement import RequestSample
 from enginehouse.core.workload import Prompt
 from enginehouse.edges.http import open_session
+from enginehouse.edges.slots import CHAT_PATH, SlotKeeper
 
-CHAT_PATH = "/v1/chat/completions"
+JSON = {"Content-Type": "application/json"}
 
 
 class _Details(msgspec.Struct):
@@ -63,32 +65,49 @@ class LoadShape:
     ignore_eos: bool = True
     temperature: float = 0.7
     seed: int = 1
+    cache_prompt: bool = True
 
 
 async def run_load(
-    endpoint: Endpoint, shape: LoadShape, prompts: Sequence[Prompt], streams: int
+    endpoint: Endpoint,
+    shape: LoadShape,
+    prompts: Sequence[Prompt],
+    streams: int,
+    keeper: SlotKeeper | None = None,
 ) -> tuple[RequestSample, ...]:
-    """Send all prompts with `streams` concurrent clients, each starting its next when done."""
+    """Send all prompts with `streams` concurrent clients, each starting its next when done.
+
+    `keeper` seats requests as the gateway does when this candidate is served.
+    """
     waiting = list(enumerate(prompts))[::-1]
     samples: dict[int, RequestSample] = {}
 
     async def client(session: aiohttp.ClientSession) -> None:
         while waiting:
             index, prompt = waiting.pop()
-            samples[index] = await ask(session, shape, prompt)
+            samples[index] = await ask(session, shape, prompt, keeper)
 
     async with open_session(endpoint, keep_alive=False) as session:
         await asyncio.gather(*(client(session) for _ in range(streams)))
     return tuple(samples[index] for index in sorted(samples))
 
 
-async def ask(session: aiohttp.ClientSession, shape: LoadShape, prompt: Prompt) -> RequestSample:
+async def ask(
+    session: aiohttp.ClientSession,
+    shape: LoadShape,
+    prompt: Prompt,
+    keeper: SlotKeeper | None = None,
+) -> RequestSample:
     """Send one streamed chat completion; a failure is a sample with its error, not an exception."""
     start = time.perf_counter()
     recorder = _Recorder()
     error = ""
+    body = msgspec.json.encode(_body(shape, prompt))
     try:
-        async with session.post(CHAT_PATH, json=_body(shape, prompt)) as answer:
+        async with (
+            keeper.seat(CHAT_PATH, body) if keeper else nullcontext(body) as seated,
+            session.post(CHAT_PATH, data=seated, headers=JSON) as answer,
+        ):
             if answer.status != 200:
                 error = f"HTTP {answer.status}: {(await answer.text())[:300]}"
             else:
@@ -160,6 +179,8 @@ def _body(shape: LoadShape, prompt: Prompt) -> dict[str, object]:
     }
     if shape.ignore_eos:
         body["ignore_eos"] = True
+    if not shape.cache_prompt:
+        body["cache_prompt"] = False
     return body
 
 

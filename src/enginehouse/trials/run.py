@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +34,8 @@ from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
+from enginehouse.edges.scratch import new_endpoint, new_scratch
+from enginehouse.edges.slots import SlotKeeper
 from enginehouse.trials.load import LoadShape, ask, run_load, words_per_token
 
 T = TypeVar("T")
@@ -70,6 +69,7 @@ class Bench:
     log_folder: Path
     deadlines: Deadlines
     memory_reserve_bytes: int
+    prefix_limit_bytes: int
     bandwidth_bytes_per_s: float | None
     passages: tuple[str, ...]
     questions: tuple[str, ...]
@@ -84,20 +84,14 @@ class TokenRatio:
     words_per_token: float = 0.0
 
 
-def new_endpoint() -> Endpoint:
-    """Return a unix socket's path of our own, short enough for the kernel's 107 bytes."""
-    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    path = Path(folder) / f"enginehouse-{uuid.uuid4().hex[:12]}.sock"
-    return Endpoint(socket_path=str(path))
-
-
 async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: TokenRatio) -> Trial:
     """Try one candidate and return its stored record; only our own faults are raised.
 
     A cancelled trial ends its engine, is stored as interrupted, and stays cancelled.
     """
-    endpoint = new_endpoint()
-    launch = Launch(build, candidate, bench.model, endpoint)
+    endpoint, scratch = new_endpoint(), new_scratch()
+    launch = Launch(build, candidate, bench.model, endpoint, str(scratch))
+    slots = bench.engine.shared_slots(candidate)
     trial = bench.records.start_trial(
         Trial(
             run_id=bench.run_id,
@@ -114,14 +108,17 @@ async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: Tok
     )
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
     trial = dataclasses.replace(trial, log_path=str(log_path))
+    bench.records.update_trial(trial)  # so that a killed trial's log is found
     process = EngineProcess(
         trial.argv,
         env=dict(trial.env),
         log_path=log_path,
         leases=bench.leases,
         files=(Path(endpoint.socket_path),),
+        scratch=scratch if slots else None,
     )
-    attempt = _Attempt(bench, process, endpoint, ratio)
+    keeper = SlotKeeper(endpoint, slots, scratch, bench.prefix_limit_bytes) if slots else None
+    attempt = _Attempt(bench, process, endpoint, ratio, keeper)
     try:
         trial = await attempt.run(trial)
     except asyncio.CancelledError:
@@ -156,6 +153,7 @@ class _Attempt:
     process: EngineProcess
     endpoint: Endpoint
     ratio: TokenRatio
+    keeper: SlotKeeper | None = None
     began: float = field(default_factory=time.perf_counter)
     stages: list[StageEvent] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
@@ -270,12 +268,12 @@ class _Attempt:
             min(workload.streams, 4), salt="warm-up",
         )  # fmt: skip
         shape = LoadShape(bench.model.name, output_tokens=16)
-        await run_load(self.endpoint, shape, warm_up, len(warm_up))
+        await run_load(self.endpoint, shape, warm_up, len(warm_up), self.keeper)
         prompts = build_prompts(
             workload, bench.passages, bench.questions, self.ratio.words_per_token, workload.requests
         )
         shape = LoadShape(bench.model.name, workload.output_tokens)
-        samples = await run_load(self.endpoint, shape, prompts, workload.streams)
+        samples = await run_load(self.endpoint, shape, prompts, workload.streams, self.keeper)
         failed = [sample for sample in samples if sample.error]
         if failed:
             raise StageError(

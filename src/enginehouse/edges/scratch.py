@@ -1,0 +1,35 @@
+"""Places of one engine's own: its socket, and a folder for what it saves, in memory if possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+from enginehouse.core.engine import Endpoint
+
+SHARED_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 256 << 20
+"""Less shared memory than this (a container's default is 64 MiB) and the disk is used."""
+
+
+def new_endpoint() -> Endpoint:
+    """Return a unix socket's path of our own, short enough for the kernel's 107 bytes."""
+    folder = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Endpoint(socket_path=str(Path(folder) / f"{_name()}.sock"))
+
+
+def new_scratch() -> Path:
+    """Return the path of a folder that does not exist yet, in shared memory where there is room."""
+    try:
+        has_room = shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
+    except OSError:
+        has_room = False
+    is_usable = has_room and os.access(SHARED_MEMORY, os.W_OK)
+    return (SHARED_MEMORY if is_usable else Path(tempfile.gettempdir())) / _name()
+
+
+def _name() -> str:
+    return f"enginehouse-{uuid.uuid4().hex[:12]}"
