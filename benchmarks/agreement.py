@@ -7,7 +7,7 @@ GuideLLM, in an environment of its own in the cache folder (made once; about 600
 engine in turn (ours, theirs, ours, …), with the engine's prompt cache off on both sides. The
 engine has one thread, so that on a small machine the clients have a core of their own.
 
-Two questions are asked of each figure:
+Two questions are asked of each figure, and a third party is heard:
 
 - **definition**: our arithmetic over the timestamps that GuideLLM recorded, divided by GuideLLM's
   own figure. The same requests on both sides, so there is no noise, and 1 % is allowed.
@@ -15,6 +15,8 @@ Two questions are asked of each figure:
   by no more than the larger spread between one side's own rounds, or 3 %. Where that spread is
   above 25 % (the machine was busy) only a larger difference is a verdict. Token counts must be
   equal; fewer than three rounds give no verdict.
+- **engine**: what the engine's log says of the very same requests. How much each client sees on
+  top of it does not depend on how busy the machine was with other things.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -31,7 +34,7 @@ import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from enginehouse.app import House
@@ -89,12 +92,25 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
+class EngineTime:
+    """What the engine's log says of one request."""
+
+    prompt_ms: float
+    ms_per_token: float
+
+
+@dataclass(frozen=True)
 class Round:
-    """What one round showed: our client, GuideLLM's figures, our arithmetic over its times."""
+    """What one round showed: our client, GuideLLM's figures, our arithmetic over its times.
+
+    The engine's own times of both clients' requests come from its log, once it has ended.
+    """
 
     ours: Measurement
     theirs: dict[str, dict[str, float]]
     recounted: Measurement
+    engine_ours: tuple[EngineTime, ...] = ()
+    engine_theirs: tuple[EngineTime, ...] = ()
 
 
 def main() -> None:
@@ -113,7 +129,7 @@ def main() -> None:
             requests = rounds[0].ours.requests
             print(f"\n{streams} stream(s), {len(rounds)} rounds of {requests} requests")
             print(f"load average at the end: {os.getloadavg()[0]:.1f}\n")
-            print("\n".join(table(rounds)), flush=True)
+            print("\n".join((*table(rounds), "", *engine_table(rounds))), flush=True)
 
 
 def parse_options() -> argparse.Namespace:
@@ -161,6 +177,7 @@ async def compare(
         log_path=folder / f"engine-{streams}.log",
         leases=LeaseBook(folder / "leases"),
     )
+    rounds: list[Round] = []
     await process.start()
     try:
         await wait_ready(endpoint, engine.ready_path)
@@ -168,16 +185,16 @@ async def compare(
         data = folder / f"prompts-{streams}.jsonl"
         data.write_text(data_lines(load))
         await ours(endpoint, replace(load, prompts=load.prompts[:streams]))  # warm-up, not kept
-        rounds = []
         for number in range(options.rounds):
             mine = await ours(endpoint, load)
             report = folder / f"{streams}-{number}.json"
             done = await asyncio.to_thread(run_guidellm, tool, endpoint, load, data, report)
             rounds.append(Round(mine, summary_of(done), recount(done, streams)))
             sys.stderr.write(f"round {number + 1} of {options.rounds}, {streams} stream(s)\n")
-        return rounds
     finally:
         await process.stop()
+    log = (folder / f"engine-{streams}.log").read_text(errors="replace")
+    return with_engine_times(rounds, engine_times(log, options.output_tokens), streams)
 
 
 @dataclass(frozen=True)
@@ -287,6 +304,67 @@ def recount(benchmark: Any, streams: int) -> Measurement:
         for request in benchmark["requests"]["successful"]
     ]
     return measure("agreement", samples, streams=streams)
+
+
+TIMING = re.compile(
+    r"\| task (\d+) \| +(prompt eval|eval) time = +([\d.]+) ms / +(\d+) tokens \( *([\d.]+) ms per"
+)
+
+
+def engine_times(log: str, output_tokens: int) -> list[EngineTime]:
+    """Return the engine's own times of the requests with so many output tokens, as they ended.
+
+    The length leaves out GuideLLM's own requests for one token, by which it tries the endpoint.
+    """
+    prompt_ms: dict[str, float] = {}
+    found = []
+    for task, part, total_ms, tokens, ms_per_token in TIMING.findall(log):
+        if part == "prompt eval":
+            prompt_ms[task] = float(total_ms)
+        elif int(tokens) == output_tokens:
+            found.append(EngineTime(prompt_ms[task], float(ms_per_token)))
+    return found
+
+
+def with_engine_times(
+    rounds: Sequence[Round], times: Sequence[EngineTime], warm_up: int
+) -> list[Round]:
+    """Hand the engine's times out to the rounds: the warm-up's, then ours and theirs in turn.
+
+    Raises:
+        ValueError: when the log does not hold as many requests as were sent.
+    """
+    count = rounds[0].ours.requests
+    if len(times) != warm_up + 2 * count * len(rounds):
+        raise ValueError(f"the engine's log holds {len(times)} requests of the asked length")
+    starts = range(warm_up, len(times), 2 * count)
+    return [
+        replace(
+            one,
+            engine_ours=tuple(times[start : start + count]),
+            engine_theirs=tuple(times[start + count : start + 2 * count]),
+        )
+        for one, start in zip(rounds, starts, strict=True)
+    ]
+
+
+def engine_table(rounds: Sequence[Round]) -> list[str]:
+    """Return the Markdown lines that hold both clients against the engine's own times."""
+    lines = [
+        "| round | TTFT − engine's prompt time, ours, ms | GuideLLM "
+        "| TPOT ÷ engine's, ours | GuideLLM |",
+        "|---|---|---|---|---|",
+    ]
+    for number, one in enumerate(rounds, 1):
+        ttft = one.ours.ttft_s.mean * 1e3, one.recounted.ttft_s.mean * 1e3
+        tpot = one.ours.tpot_s.mean * 1e3, one.recounted.tpot_s.mean * 1e3
+        engines = one.engine_ours, one.engine_theirs
+        over = [t - fmean(e.prompt_ms for e in es) for t, es in zip(ttft, engines, strict=True)]
+        times = [t / fmean(e.ms_per_token for e in es) for t, es in zip(tpot, engines, strict=True)]
+        lines.append(
+            f"| {number} | {over[0]:.1f} | {over[1]:.1f} | {times[0]:.4f} | {times[1]:.4f} |"
+        )
+    return lines
 
 
 def table(rounds: Sequence[Round]) -> list[str]:

@@ -77,3 +77,29 @@ def test_the_data_file_holds_our_prompts_and_the_length_of_the_answers() -> None
         {"prompt": "Say “a”\nb", "output_tokens_count": 32},
         {"prompt": "c", "output_tokens_count": 32},
     ]
+
+
+def test_the_engine_is_heard_of_the_measured_requests_only() -> None:
+    """Requests of another length are left out; a request's two lines are joined by its task."""
+    log = """
+0.01 I slot print_timing: id  1 | task 5 | prompt eval time =  900.00 ms /  90 tokens ( 10.00 ms per token, 1 tokens per second)
+0.02 I slot print_timing: id  1 | task 5 |        eval time =   62.00 ms /  32 tokens (  2.00 ms per token, 1 tokens per second)
+0.03 I slot print_timing: id  0 | task 7 | prompt eval time =  300.00 ms /  32 tokens (  9.40 ms per token, 1 tokens per second)
+0.04 I slot print_timing: id  0 | task 7 |        eval time =    0.00 ms /   1 tokens (  0.00 ms per token, 1 tokens per second)
+"""  # noqa: E501
+    assert agreement.engine_times(log, 32) == [agreement.EngineTime(900.0, 2.0)]
+
+
+def test_a_log_with_other_requests_is_refused() -> None:
+    """Engine times are handed out only when the log holds exactly the requests that were sent."""
+    sample = {"start_time": 0, "end_time": 2, "prompt_tokens": 7, "output_tokens": 5}
+    figures = agreement.recount({"requests": {"successful": [{**sample, **chunks(1, 2)}]}}, 1)
+    times = [agreement.EngineTime(float(n), 1.0) for n in range(5)]
+    rounds = [agreement.Round(figures, {}, figures)] * 2
+    handed = agreement.with_engine_times(rounds, times, 1)
+    assert [(r.engine_ours[0].prompt_ms, r.engine_theirs[0].prompt_ms) for r in handed] == [
+        (1.0, 2.0),
+        (3.0, 4.0),
+    ]
+    with pytest.raises(ValueError, match="holds 4 requests"):
+        agreement.with_engine_times(rounds, times[1:], 1)
