@@ -90,14 +90,19 @@ class House:
         self.cleared: tuple[str, ...] = ()
         self._state = state
         self._leases = LeaseBook(state / "leases")
+        self._fetches = LeaseBook(cache_dir() / "leases")
         self._records = Records(state / "records.sqlite")
 
     def __enter__(self) -> House:
         self._records.open()
         interrupted = self._records.mark_interrupted()
-        self.cleared = self._leases.clear_leftovers() + tuple(
-            f"trial {trial_id} was under way when its Enginehouse ended: marked as interrupted"
-            for trial_id in interrupted
+        self.cleared = (
+            self._leases.clear_leftovers()
+            + self._fetches.clear_leftovers()
+            + tuple(
+                f"trial {trial_id} was under way when its Enginehouse ended: marked as interrupted"
+                for trial_id in interrupted
+            )
         )
         return self
 

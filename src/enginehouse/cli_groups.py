@@ -135,6 +135,7 @@ def _trial(call: Call, trial_id: int) -> Trial:
         raise UserError(
             "trial.unknown",
             f"there is no trial {trial_id}",
+            evidence=("the records hold no trial of that number",),
             remedies=(f"see `{PROGRAM} trials list`",),
         )
     return record

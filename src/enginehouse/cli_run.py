@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,13 @@ from enginehouse.core.errors import (
     InternalError,
     MachineError,
 )
+
+REFUSALS = {
+    errno.ENOSPC: ("disk.full", "there is no space left"),
+    errno.EDQUOT: ("disk.full", "the quota of this user is used up"),
+    errno.EROFS: ("disk.cannot_write", "the disk is mounted read-only"),
+    errno.EACCES: ("disk.cannot_write", "a file or folder may not be used by this user"),
+}
 
 
 def run(cli: click.Group, arguments: Sequence[str]) -> int:
@@ -59,7 +67,7 @@ def _run(cli: click.Group, arguments: list[str], as_json: bool) -> int:
         show_error(problem.report, as_json)
         return problem.exit_code
     except Exception as problem:  # noqa: BLE001  the outermost handler: no traceback for users
-        fault = _no_space(problem) or _our_fault(problem)
+        fault = _machine_refused(problem) or _our_fault(problem)
         show_error(fault.report, as_json)
         return fault.exit_code
 
@@ -99,40 +107,46 @@ def _show_usage_error(problem: click.ClickException, as_json: bool) -> int:
     return EXIT_USER
 
 
-def _no_space(problem: Exception) -> EnginehouseError | None:
-    if not isinstance(problem, OSError) or problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+def _machine_refused(problem: Exception) -> EnginehouseError | None:
+    """Build the error for a file that the machine would not let us write, wherever that was."""
+    if not isinstance(problem, OSError) or problem.errno not in REFUSALS:
         return None
+    id, what = REFUSALS[problem.errno]
     return MachineError(
-        "disk.full",
-        "there is no space left",
+        id,
+        what,
         evidence=(str(problem),),
-        remedies=("free some space", "set ENGINEHOUSE_STATE_DIR or ENGINEHOUSE_CACHE_DIR"),
+        remedies=(
+            "free some space, or make the folder writable",
+            "set ENGINEHOUSE_STATE_DIR or ENGINEHOUSE_CACHE_DIR to another folder",
+        ),
     )
 
 
 def _our_fault(problem: Exception) -> EnginehouseError:
-    path = _write_crash(problem)
+    text = "".join(traceback.format_exception(type(problem), problem, problem.__traceback__))
+    path = _write_crash(text)
+    where = f"the traceback is in {path}" if path else text.strip()
     return InternalError(
         "internal.unexpected",
-        f"{type(problem).__name__}: {problem}; this is our fault",
-        evidence=(f"the traceback is in {path}",),
-        remedies=("please report it with that file", "run the command again"),
+        f"this is our fault: {type(problem).__name__}: {problem}",
+        evidence=(where,),
+        remedies=("please report it with that traceback", "run the command again"),
     )
 
 
-def _write_crash(problem: Exception) -> Path:
-    """Write the traceback into the state folder, or a temporary one when that cannot be used."""
+def _write_crash(text: str) -> Path | None:
+    """Write a traceback into the state folder, else a temporary one, else (None) nowhere."""
     from enginehouse.edges.paths import state_dir
 
     name = f"crash-{time.strftime('%Y%m%dT%H%M%S')}.log"
-    text = "".join(traceback.format_exception(type(problem), problem, problem.__traceback__))
-    try:
-        path = state_dir() / name
-        path.write_text(text)
-    except OSError:
-        path = Path(tempfile.mkdtemp(prefix="enginehouse-")) / name
-        path.write_text(text)
-    return path
+    folders = (state_dir, lambda: Path(tempfile.mkdtemp(prefix="enginehouse-")))
+    for folder in folders:
+        with suppress(OSError, EnginehouseError):
+            path = folder() / name
+            path.write_text(text)
+            return path
+    return None
 
 
 def _forget_stdout() -> None:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import gguf
-import numpy
 import pytest
 
 from enginehouse.app import FindResult
@@ -24,6 +19,7 @@ from enginehouse.core.choose import choose
 from enginehouse.core.errors import EXIT_CODES
 from enginehouse.core.settings import SETTINGS
 from enginehouse.core.trial import Outcome
+from tests.integration.houses import House, write_model
 from tests.unit import values
 
 COMMANDS = (
@@ -45,44 +41,6 @@ RUN = (
 )
 
 
-class House:
-    """A user's folders in a temporary place, and the program run there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ENGINEHOUSE_")}
-        for kind in ("STATE", "CACHE", "CONFIG"):
-            (folder / kind.lower()).mkdir()
-            self.env[f"ENGINEHOUSE_{kind}_DIR"] = str(folder / kind.lower())
-        self.settings_file = folder / "config" / "config.toml"
-
-    def run(
-        self, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with no terminal."""
-        return self.python("-m", "enginehouse", *arguments, env=env)
-
-    def python(
-        self, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run Python in the house."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=self.folder,
-        )
-
-    def run_json(self, *arguments: str) -> Any:
-        """Run a command with --json that must work, and return its document."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """Return a house that nobody has used."""
@@ -91,20 +49,8 @@ def house(tmp_path: Path) -> House:
 
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
-    """Write a GGUF file with a readable header; no engine could run it."""
-    path = tmp_path / "tiny.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(4096)
-    writer.add_block_count(1)
-    writer.add_embedding_length(32)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_tensor("token_embd.weight", numpy.zeros((8, 32), dtype=numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    """Return a GGUF file with a readable header."""
+    return write_model(tmp_path / "tiny.gguf")
 
 
 def test_every_command_shows_an_example(house: House) -> None:
@@ -155,61 +101,6 @@ def test_a_usage_error_names_the_nearest(
     error = json.loads(as_json.stdout)["error"]
     assert (as_json.returncode, error["id"], error["turn"]) == (2, "usage", "user")
     assert named in error["what"]
-
-
-BAD_INPUT = (
-    (("serve",), "serve.no_choice", "enginehouse up"),
-    (("models", "show", "smolm2-135m"), "model.unknown", "did you mean smollm2-135m?"),
-    (("up", "smolm2-135m", "--port", "0"), "model.unknown", "did you mean smollm2-135m?"),
-    (("find", "no/such/file.gguf"), "model.", "no/such/file.gguf"),
-    (("models", "remove", "nothing"), "model.unknown", "models list"),
-    (("trials", "show", "7"), "trial.unknown", "trials list"),
-    (("trials", "log", "7"), "trial.unknown", "trials list"),
-    (("find", "demo", "--budget", "soon"), "settings.wrong_type", "command line"),
-    (("up", "--port", "abc"), "settings.wrong_type", "gateway.port"),
-    (("up", "--port", "70000"), "port.bad_address", "127.0.0.1:70000"),
-    (("--config", "none.toml", "config", "show"), "settings.no_file", "none.toml"),
-)
-
-
-@pytest.mark.parametrize(("arguments", "error_id", "named"), BAD_INPUT)
-def test_bad_input_is_answered_in_words(
-    house: House, arguments: tuple[str, ...], error_id: str, named: str
-) -> None:
-    """Bad input exits with 2, says what happened and what to try, without a traceback."""
-    done = house.run(*arguments)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert f"error[{error_id}" in done.stderr
-    assert named in done.stderr
-    assert "Traceback" not in done.stderr
-    as_json = house.run(*arguments, "--json")
-    error = json.loads(as_json.stdout)["error"]
-    assert set(error) == {"id", "what", "evidence", "remedies", "turn"}
-    assert (as_json.returncode, error["turn"]) == (2, "user")
-    assert error["id"].startswith(error_id)
-
-
-BAD_FILES = (
-    ("[gateway]\nport = 'x'\n", "settings.wrong_type", ":2", "gateway.port wants a whole number"),
-    ("[gateway]\n\nprot = 1\n", "settings.unknown_key", ":3", "did you mean gateway.port?"),
-    ("[find]\nworkload = 'chta'\n", "settings.wrong_type", ":2", "one of chat"),
-    ("[find]\nbudget = 'soon'\n", "settings.wrong_type", ":2", "a duration"),
-    ("[gateway\n", "settings.syntax", "line 1", "mend the line"),
-)
-
-
-@pytest.mark.parametrize(("text", "error_id", "place", "remedy"), BAD_FILES)
-def test_a_bad_settings_file_names_its_line(
-    house: House, text: str, error_id: str, place: str, remedy: str
-) -> None:
-    """A settings file that cannot be used is answered with file, line and what is wanted."""
-    house.settings_file.write_text(text)
-    done = house.run("config", "show")
-    assert (done.returncode, done.stdout) == (2, "")
-    for part in (f"error[{error_id}]", str(house.settings_file), place, remedy):
-        assert part in done.stderr
-    error = json.loads(house.run("config", "show", "--json").stdout)["error"]
-    assert error["id"] == error_id
 
 
 def test_config_show_names_every_origin(house: House) -> None:
@@ -287,33 +178,6 @@ def test_dry_run_shows_every_argv_and_starts_nothing(
     assert house.run_json("trials", "list") == {"trials": []}
 
 
-def test_a_context_that_is_too_long_is_refused(house: House, tmp_path: Path) -> None:
-    """A workload that needs more context than the model has is refused before any trial."""
-    path = tmp_path / "short.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(256)
-    writer.add_tensor("token_embd.weight", numpy.zeros((8, 32), dtype=numpy.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    done = house.run("find", str(path), "--workload", "rag")
-    assert done.returncode == 2
-    assert "error[context.too_long]" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["up", "serve"])
-def test_a_port_in_use_is_said_before_anything_else(house: House, name: str) -> None:
-    """A taken port exits with 4 before a model is fetched or tried."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = house.run(name, "--port", port)
-    assert done.returncode == 4
-    assert "error[port.in_use]" in done.stderr
-    assert f"port {port} on 127.0.0.1" in done.stderr
-    assert list((house.folder / "cache").rglob("*.gguf")) == []
-
-
 def test_doctor_shows_the_machine(house: House) -> None:
     """`doctor` shows facts, engines and problems, and is data on request."""
     document = house.run_json("doctor")
@@ -379,12 +243,25 @@ def _read_all(terminal: int) -> str:
     return b"".join(parts).decode()
 
 
-def test_a_full_disk_is_the_machines_turn(house: House) -> None:
-    """No space left exits with 4, wherever it was met."""
-    body = "raise OSError(errno.ENOSPC, 'No space left on device', 'x')"
+@pytest.mark.parametrize(
+    ("number", "error_id"),
+    [("ENOSPC", "disk.full"), ("EDQUOT", "disk.full"), ("EROFS", "disk.cannot_write")],
+)
+def test_a_refused_write_is_the_machines_turn(house: House, number: str, error_id: str) -> None:
+    """No space left, or a read-only disk, exits with 4, wherever it was met."""
+    body = f"raise OSError(errno.{number}, 'no', 'x')"
     done = house.python("-c", RUN.format(body=body), "go", "--json")
     error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["id"], error["turn"]) == (4, "disk.full", "machine")
+    assert (done.returncode, error["id"], error["turn"]) == (4, error_id, "machine")
+
+
+def test_our_fault_is_told_where_no_file_can_be_written(house: House) -> None:
+    """Without any folder to write to, the traceback is the evidence; nothing worse happens."""
+    broken = {"ENGINEHOUSE_STATE_DIR": "/dev/null/x", "TMPDIR": "/dev/null"}
+    body = "import tempfile; tempfile.tempdir = '/dev/null'; {}['gone']"
+    done = house.python("-c", RUN.replace("{body}", body), "go", env=broken)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[internal.unexpected]: this is our fault")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

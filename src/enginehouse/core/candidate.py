@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginehouse.core.machine import digest_of
@@ -74,7 +75,7 @@ class Candidate:
         return ", ".join(changed)
 
 
-def settings_of(mapping: dict[str, Setting]) -> Settings:
+def settings_of(mapping: Mapping[str, Setting]) -> Settings:
     """Freeze a mapping of settings in the order that makes equal ones equal."""
     return tuple(sorted(mapping.items()))
 

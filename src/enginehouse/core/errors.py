@@ -13,6 +13,7 @@ A failed trial is not among them: it is a result, a `core.trial.Trial`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ EXIT_MACHINE = 4
 EXIT_INTERRUPTED = 130
 
 EXIT_CODES: dict[int, str] = {
-    EXIT_OK: "it worked",
+    EXIT_OK: "it worked; for a server, it was stopped by Ctrl-C or SIGTERM",
     EXIT_INTERNAL: "a fault of Enginehouse itself; please report it",
     EXIT_USER: "the input cannot be used: an argument, a file, a model name, a setting",
     EXIT_ENGINE: "no engine could serve the model; every trial is recorded",
@@ -33,10 +34,21 @@ EXIT_CODES: dict[int, str] = {
 }
 """Documented exit codes of every command."""
 
+TURNS: dict[str, str] = {
+    "user": "what was given cannot be used",
+    "engine": "the engine failed",
+    "machine": "the machine refused",
+    "us": "a fault of Enginehouse itself",
+}
+"""Whose turn it is, in words."""
+
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """The parts of an error as data, for `--json`, the API dialects and the terminal."""
+    """The parts of an error as data, for `--json`, the API dialects and the terminal.
+
+    `what` is one sentence: `<what went wrong>: <why>`, the second part where there is one.
+    """
 
     id: str
     what: str
@@ -88,11 +100,37 @@ class InternalError(EnginehouseError):
     """Something that must not happen did: our own fault."""
 
 
+LABEL_WIDTH = 15
+
+
 def render_error(report: ErrorReport) -> str:
-    """Render an error as the block of plain text that the terminal shows, without colour."""
-    lines = [f"error[{report.id}]: {report.what}"]
-    for label, entries in (("evidence", report.evidence), ("try", report.remedies)):
-        for position, entry in enumerate(entries):
-            head = label if position == 0 else ""
-            lines.append(f"  {head:<10}{entry}")
+    """Render an error as the block of plain text that the terminal shows, without colour.
+
+    Its head is what went wrong; below stand why (or whose turn it is), the evidence, what to try.
+    """
+    head, why = split_what(report.what)
+    lines = [f"error[{report.id}]: {head}"]
+    parts = (
+        ("what happened", (why or TURNS.get(report.turn, ""),)),
+        ("evidence", report.evidence),
+        ("try", report.remedies),
+    )
+    for label, entries in parts:
+        for position, entry in enumerate(filter(None, entries)):
+            lines += _entry(label if position == 0 else "", entry)
     return "\n".join(lines)
+
+
+def split_what(what: str) -> tuple[str, str]:
+    """Split `<what went wrong>: <why>` (or `…; <why>`) before any quotation; why may be empty."""
+    match = re.fullmatch(r"([^'\"`]+?)[:;] (.+)", what, re.DOTALL)
+    return (match[1], match[2]) if match else (what, "")
+
+
+def _entry(label: str, entry: str) -> list[str]:
+    """Lay out one entry; its further lines stand under its first. Nothing is wrapped or cut."""
+    rest = [""] * entry.count("\n")
+    return [
+        f"  {head:<{LABEL_WIDTH}}{line}"
+        for head, line in zip((label, *rest), entry.split("\n"), strict=True)
+    ]

@@ -119,7 +119,7 @@ def resolve(given: tuple[Given, ...]) -> Settings:
     for item in given:
         setting = SETTINGS.get(item.key)
         if setting is None:
-            raise unknown_key(item.key, item.origin)
+            raise unknown_key(item)
         values[item.key] = Resolved(parse_value(setting, item.raw, item.origin), item.origin)
     return Settings(values)
 
@@ -148,14 +148,14 @@ def given_by_environment(environment: Mapping[str, str]) -> tuple[Given, ...]:
     return tuple(found)
 
 
-def unknown_key(key: str, origin: str) -> UserError:
+def unknown_key(item: Given) -> UserError:
     """Build the error for a key that does not exist, naming the nearest one."""
-    nearest = difflib.get_close_matches(key, SETTINGS, 1)
+    nearest = difflib.get_close_matches(item.key, SETTINGS, 1)
     remedy = f"did you mean {nearest[0]}?" if nearest else "see `enginehouse config show`"
     return UserError(
         "settings.unknown_key",
-        f"there is no setting {key}",
-        evidence=(origin,),
+        f"there is no setting {item.key}",
+        evidence=(f"{item.origin}: {item.key} = {item.raw!r}",),
         remedies=(remedy,),
     )
 

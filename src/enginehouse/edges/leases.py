@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from enginehouse.core.errors import MachineError
+
 MARKER = "ENGINEHOUSE_LEASE"
 """Environment variable that marks every process we started."""
+DRAFT = ".draft"
+DRAFT_LIMIT_S = 60.0
+GONE = -1.0
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """One child's lease: its owner (pid and Unix start time), what it is, files to remove."""
+    """One child's lease: its owner (pid and `started_at`), what it is, files to remove."""
 
     id: str
     owner_pid: int
@@ -37,20 +44,38 @@ class LeaseBook:
         self._folder = folder
 
     def open(self, label: str, files: Sequence[Path] = ()) -> Lease:
-        """Write a new lease owned by this process and return it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Write a new lease owned by this process and return it.
+
+        Raises:
+            MachineError: `disk.cannot_write`.
+        """
         lease = Lease(
             id=uuid.uuid4().hex,
             owner_pid=os.getpid(),
-            owner_started=psutil.Process().create_time(),
+            owner_started=started_at(os.getpid()),
             label=label,
             files=tuple(str(file) for file in files),
         )
-        path = self._path(lease)
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(msgspec.json.encode(lease))
-        draft.replace(path)
+        try:
+            self._write(lease)
+        except OSError as problem:
+            raise MachineError(
+                "disk.cannot_write",
+                f"the lease of {label} cannot be written: {problem.strerror}",
+                evidence=(str(problem),),
+                remedies=("free some space, or set ENGINEHOUSE_STATE_DIR to a folder with room",),
+            ) from problem
         return lease
+
+    def _write(self, lease: Lease) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(lease)
+        draft = path.with_suffix(DRAFT)
+        try:
+            draft.write_bytes(msgspec.json.encode(lease))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def close(self, lease: Lease) -> None:
         """Remove what is left of an ended child: its files, then its lease."""
@@ -60,6 +85,7 @@ class LeaseBook:
 
     def clear_leftovers(self) -> tuple[str, ...]:
         """End and remove what dead owners left; return one sentence for each lease cleared."""
+        self._clear_drafts()
         dead = [
             lease
             for lease in self._read_all()
@@ -87,11 +113,18 @@ class LeaseBook:
         for path in sorted(self._folder.glob("*.json")):
             try:
                 leases.append(msgspec.json.decode(path.read_bytes(), type=Lease))
-            except FileNotFoundError:
+            except OSError:
                 continue
-            except (msgspec.MsgspecError, OSError):
+            except msgspec.MsgspecError:
                 path.unlink(missing_ok=True)
         return leases
+
+    def _clear_drafts(self) -> None:
+        """Remove what was left of leases whose writing was killed; no child had started yet."""
+        for draft in self._folder.glob(f"*{DRAFT}"):
+            with suppress(OSError):
+                if time.time() - draft.stat().st_mtime > DRAFT_LIMIT_S:
+                    draft.unlink()
 
 
 def _remove(path: Path) -> None:
@@ -101,12 +134,23 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process that had this pid and this Unix start time still lives."""
+def started_at(pid: int) -> float:
+    """Return when a process started, in clock ticks since boot; -1 when it is gone or a zombie.
+
+    Not its Unix time: that is reckoned from the clock, and moves when the clock is set, as it is
+    on boards without a battery once the network is there.
+    """
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
-    except psutil.Error:
-        return False
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return GONE
+    fields = status.rpartition(b")")[2].split()
+    return GONE if fields[0] in b"ZX" else float(fields[19])
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether the process that had this pid and this `started_at` still runs."""
+    return started != GONE and started_at(pid) == started
 
 
 def find_marked(lease_ids: Iterable[str]) -> dict[int, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import socket
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 
 import psutil
 
 from enginehouse.core.errors import EnginehouseError, MachineError, UserError
+
+GREETING_LIMIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         bound.bind((host, port))
         bound.listen(2048)
-    except (OSError, OverflowError) as problem:
+    except (OSError, OverflowError, ValueError) as problem:
         bound.close()
         raise _bind_error(host, port, problem) from problem
     bound.setblocking(False)
@@ -68,7 +69,7 @@ def _bind_error(host: str, port: int, problem: Exception) -> EnginehouseError:
 def port_in_use_error(host: str, port: int) -> MachineError:
     """Build the error for a taken port: by which process, and what the choices are."""
     owner = find_port_owner(host, port)
-    who = "another process"
+    who = "a process that this user may not see"
     if owner.name:
         who = f"{owner.name} (pid {owner.pid})"
     remedies = [f"use another port: --port {port + 1}"]
@@ -98,15 +99,20 @@ def find_port_owner(host: str, port: int) -> PortOwner:
                 pid = connection.pid
                 name = psutil.Process(pid).name()
                 break
-    except (psutil.AccessDenied, psutil.NoSuchProcess):
+    except (psutil.Error, OSError):
         pass
-    return PortOwner(name, pid, _greeting(port))
+    return PortOwner(name, pid, _greeting(host, port))
 
 
-def _greeting(port: int) -> str:
+def _greeting(host: str, port: int) -> str:
+    """Ask who answers there, past any proxy; what is no HTTP, or slow, is nobody we know."""
+    local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(local, port, timeout=GREETING_LIMIT_S)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=0.5) as answer:
-            text = answer.read(200).decode(errors="replace")
-    except (OSError, urllib.error.URLError, ValueError):
+        connection.request("GET", "/")
+        text = connection.getresponse().read(200).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
         return ""
+    finally:
+        connection.close()
     return next((name for name in ("Enginehouse", "Ollama") if name in text), "")

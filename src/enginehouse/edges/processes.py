@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -68,46 +69,48 @@ class EngineProcess:
             MachineError: `disk.cannot_write`, when its log cannot be written.
         """
         if shutil.which(self._argv[0]) is None:
-            raise EngineError(
-                "engine.cannot_start",
-                f"{self._argv[0]} is not a program that can be executed",
-                evidence=(" ".join(self._argv),),
-                remedies=("check that the program exists and may be executed",),
-            )
-        try:
-            self._log_path.parent.mkdir(parents=True, exist_ok=True)
-            if self._scratch is not None:
-                self._scratch.mkdir(mode=0o700, exist_ok=True)
-            log = self._log_path.open("ab")
-        except OSError as problem:
-            raise MachineError(
-                "disk.cannot_write",
-                f"the engine's log cannot be written: {problem.strerror}",
-                evidence=(str(self._log_path),),
-                remedies=("free some space, or set ENGINEHOUSE_STATE_DIR to a folder with room",),
-            ) from problem
+            raise self._cannot_start("is not a program that can be executed")
         lease = self._leases.open(f"the engine `{Path(self._argv[0]).name}`", self._files)
-        environment = {**os.environ, **self._env, MARKER: lease.id}
         try:
-            with log:
+            with self._open_log() as log:
                 self._process = await asyncio.create_subprocess_exec(
-                    *_die_with_parent(),
+                    *die_with_parent(),
                     *self._argv,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=environment,
+                    env={**os.environ, **self._env, MARKER: lease.id},
                     start_new_session=True,
                 )
         except OSError as problem:
-            self._leases.close(lease)
-            raise EngineError(
-                "engine.cannot_start",
-                f"{self._argv[0]} cannot be started: {problem.strerror}",
-                evidence=(" ".join(self._argv),),
-                remedies=("check that the program exists and may be executed",),
-            ) from problem
+            self._end_marked(lease)
+            raise self._cannot_start(f"cannot be started: {problem.strerror}") from problem
+        except BaseException:  # Ctrl-C while it starts
+            self._end_marked(lease)
+            raise
         self._lease = lease
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            if self._scratch is not None:
+                self._scratch.mkdir(mode=0o700, exist_ok=True)
+            return self._log_path.open("ab")
+        except OSError as problem:
+            raise MachineError(
+                "disk.cannot_write",
+                f"the engine's log cannot be written: {problem.strerror}",
+                evidence=(str(problem),),
+                remedies=("free some space, or set ENGINEHOUSE_STATE_DIR to a folder with room",),
+            ) from problem
+
+    def _cannot_start(self, why: str) -> EngineError:
+        return EngineError(
+            "engine.cannot_start",
+            f"{self._argv[0]} {why}",
+            evidence=(" ".join(self._argv),),
+            remedies=("check that the program exists and may be executed",),
+        )
 
     @property
     def pid(self) -> int:
@@ -189,10 +192,13 @@ class EngineProcess:
         if self._lease is None:
             return
         self._signal_group(signals.SIGKILL)
-        for pid in find_marked((self._lease.id,)):
+        self._end_marked(self._lease)
+
+    def _end_marked(self, lease: Lease) -> None:
+        for pid in find_marked((lease.id,)):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signals.SIGKILL)
-        self._leases.close(self._lease)
+        self._leases.close(lease)
 
 
 def read_tail(path: Path, lines: int) -> tuple[str, ...]:
@@ -218,6 +224,7 @@ def _add_pss(total: int, pid: int) -> int | None:
     return None
 
 
-def _die_with_parent() -> tuple[str, ...]:
+def die_with_parent() -> tuple[str, ...]:
+    """Return the head of an argv whose program the kernel ends with us; empty where it cannot."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

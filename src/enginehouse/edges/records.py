@@ -5,40 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import psutil
 
 from enginehouse.core.choice import Choice
-from enginehouse.core.errors import MachineError
 from enginehouse.core.model import Model
 from enginehouse.core.trial import Outcome, Trial
-from enginehouse.edges.leases import is_alive
+from enginehouse.edges.leases import is_alive, started_at
+from enginehouse.edges.record_schema import explain_failures, open_database, unreadable_record
 
 T = TypeVar("T")
-
-MIGRATIONS = (
-    """
-    CREATE TABLE trials (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, model_digest TEXT NOT NULL,
-        outcome TEXT NOT NULL, owner_pid INTEGER NOT NULL, owner_started REAL NOT NULL,
-        body BLOB NOT NULL);
-    CREATE INDEX trials_by_run ON trials (run_id);
-    CREATE TABLE choices (
-        model_digest TEXT NOT NULL, workload TEXT NOT NULL, body BLOB NOT NULL,
-        PRIMARY KEY (model_digest, workload));
-    CREATE TABLE models (
-        name TEXT PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL,
-        mtime_ns INTEGER NOT NULL, body BLOB NOT NULL);
-    CREATE TABLE machine_values (
-        fingerprint TEXT NOT NULL, key TEXT NOT NULL, value REAL NOT NULL,
-        PRIMARY KEY (fingerprint, key));
-    """,
-)
-"""Schema changes, in order; `PRAGMA user_version` counts those that were made."""
 
 
 class Records:
@@ -52,32 +30,10 @@ class Records:
         """Open the database and bring its schema up to date.
 
         Raises:
-            MachineError: `records.unusable` (damaged, not writable, no space) or `records.newer`.
+            MachineError: as `record_schema.open_database`.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._run(self._connect)
-
-    def _connect(self) -> None:
-        database = sqlite3.connect(self._path, timeout=10.0, isolation_level=None)
-        self._database = database
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        self._path.chmod(0o600)
-        database.execute("BEGIN IMMEDIATE")
-        version = int(database.execute("PRAGMA user_version").fetchone()[0])
-        if version > len(MIGRATIONS):
-            database.execute("ROLLBACK")
-            raise MachineError(
-                "records.newer",
-                "the records were made by a newer Enginehouse; nothing was changed",
-                evidence=(f"{self._path} has schema {version}, this one knows {len(MIGRATIONS)}",),
-                remedies=("upgrade Enginehouse, or set ENGINEHOUSE_STATE_DIR to another folder",),
-            )
-        for migration in MIGRATIONS[version:]:
-            for statement in migration.split(";"):
-                database.execute(statement)
-        database.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        database.execute("COMMIT")
+        self._database = open_database(self._path)
+        self._database.create_function("is_alive", 2, is_alive)
 
     def close(self) -> None:
         """Close the database."""
@@ -85,40 +41,31 @@ class Records:
             self._database.close()
             self._database = None
 
-    def _run(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except sqlite3.Error as problem:
-            raise MachineError(
-                "records.unusable",
-                "the records cannot be used",
-                evidence=(f"{self._path}: {problem}",),
-                remedies=(
-                    "check the disk's space and the file's permissions",
-                    "move the file away to start new records",
-                ),
-            ) from problem
-
     def _rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[bytes, ...]]:
         if self._database is None:
             raise RuntimeError("the records are not open")
         database = self._database
-        return self._run(lambda: database.execute(statement, values).fetchall())
+        return explain_failures(self._path, lambda: database.execute(statement, values).fetchall())
+
+    def _decode(self, what: str, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as problem:
+            raise unreadable_record(self._path, what, problem) from problem
 
     # trials
 
     def start_trial(self, trial: Trial) -> Trial:
         """Store a trial that begins and return it with its id."""
-        me = psutil.Process()
         rows = self._rows(
             "INSERT INTO trials (run_id, model_digest, outcome, owner_pid, owner_started, body)"
             " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
             (
                 trial.run_id, trial.model_digest, trial.outcome.value, os.getpid(),
-                me.create_time(), msgspec.json.encode(trial),
+                started_at(os.getpid()), msgspec.json.encode(trial),
             ),
         )  # fmt: skip
-        return _with_id(trial, int(rows[0][0]))
+        return dataclasses.replace(trial, id=int(rows[0][0]))
 
     def update_trial(self, trial: Trial) -> None:
         """Store a trial's new state."""
@@ -129,24 +76,34 @@ class Records:
 
     def trial(self, trial_id: int) -> Trial | None:
         """Return one trial."""
-        rows = self._rows("SELECT id, body FROM trials WHERE id = ?", (trial_id,))
-        return _read_trial(rows[0]) if rows else None
+        rows = self._rows("SELECT id, outcome, body FROM trials WHERE id = ?", (trial_id,))
+        return self._read_trial(rows[0]) if rows else None
 
     def trials(self, limit: int = 50) -> tuple[Trial, ...]:
         """Return the newest trials first."""
-        rows = self._rows("SELECT id, body FROM trials ORDER BY id DESC LIMIT ?", (limit,))
-        return tuple(_read_trial(row) for row in rows)
+        rows = self._rows("SELECT id, outcome, body FROM trials ORDER BY id DESC LIMIT ?", (limit,))
+        return tuple(self._read_trial(row) for row in rows)
 
     def mark_interrupted(self) -> tuple[int, ...]:
-        """Turn trials that run for no living owner into interrupted ones; return their ids."""
+        """Turn trials that run for no living owner into interrupted ones; return their ids.
+
+        One statement, so that a trial whose end is stored at this moment keeps its end.
+        """
         rows = self._rows(
-            "SELECT id, body, owner_pid, owner_started FROM trials WHERE outcome = ?",
-            (Outcome.RUNNING.value,),
+            "UPDATE trials SET outcome = ?"
+            " WHERE outcome = ? AND NOT is_alive(owner_pid, owner_started) RETURNING id",
+            (Outcome.INTERRUPTED.value, Outcome.RUNNING.value),
         )
-        dead = [row for row in rows if not is_alive(int(row[2]), float(row[3]))]
-        for row in dead:
-            self.update_trial(dataclasses.replace(_read_trial(row), outcome=Outcome.INTERRUPTED))
-        return tuple(int(row[0]) for row in dead)
+        return tuple(sorted(int(row[0]) for row in rows))
+
+    def _read_trial(self, row: tuple[bytes, ...]) -> Trial:
+        """Read a row; its outcome is the column's, which `mark_interrupted` writes alone."""
+        trial_id, outcome, body = int(row[0]), str(row[1]), row[2]
+        trial = self._decode(f"trial {trial_id}", body, Trial)
+        try:
+            return dataclasses.replace(trial, id=trial_id, outcome=Outcome(outcome))
+        except ValueError as problem:
+            raise unreadable_record(self._path, f"trial {trial_id}", problem) from problem
 
     # choices
 
@@ -163,12 +120,12 @@ class Records:
             "SELECT body FROM choices WHERE model_digest = ? AND workload = ?",
             (model_digest, workload),
         )
-        return msgspec.json.decode(rows[0][0], type=Choice) if rows else None
+        return self._decode("a choice", rows[0][0], Choice) if rows else None
 
     def choices(self) -> tuple[Choice, ...]:
         """Return every choice."""
         rows = self._rows("SELECT body FROM choices")
-        return tuple(msgspec.json.decode(row[0], type=Choice) for row in rows)
+        return tuple(self._decode("a choice", row[0], Choice) for row in rows)
 
     # models
 
@@ -186,17 +143,17 @@ class Records:
             "SELECT body FROM models WHERE path = ? AND size = ? AND mtime_ns = ?",
             (path, size, mtime_ns),
         )
-        return msgspec.json.decode(rows[0][0], type=Model) if rows else None
+        return self._decode("a model", rows[0][0], Model) if rows else None
 
     def by_name(self, name: str) -> Model | None:
         """Return a registered model."""
         rows = self._rows("SELECT body FROM models WHERE name = ?", (name,))
-        return msgspec.json.decode(rows[0][0], type=Model) if rows else None
+        return self._decode("a model", rows[0][0], Model) if rows else None
 
     def models(self) -> tuple[Model, ...]:
         """Return the registered models by name."""
         rows = self._rows("SELECT body FROM models ORDER BY name")
-        return tuple(msgspec.json.decode(row[0], type=Model) for row in rows)
+        return tuple(self._decode("a model", row[0], Model) for row in rows)
 
     def forget(self, name: str) -> bool:
         """Remove a model from the register; its file stays."""
@@ -218,11 +175,3 @@ class Records:
             "INSERT OR REPLACE INTO machine_values (fingerprint, key, value) VALUES (?, ?, ?)",
             (fingerprint, key, value),
         )
-
-
-def _read_trial(row: tuple[bytes, ...]) -> Trial:
-    return _with_id(msgspec.json.decode(row[1], type=Trial), int(row[0]))
-
-
-def _with_id(trial: Trial, trial_id: int) -> Trial:
-    return dataclasses.replace(trial, id=trial_id)

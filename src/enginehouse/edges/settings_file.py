@@ -37,11 +37,19 @@ def _given_by_file(path: Path, required: bool) -> Iterator[Given]:
         text = path.read_text()
     except FileNotFoundError:
         if required:
-            raise UserError("settings.no_file", f"there is no settings file {path}") from None
+            raise UserError(
+                "settings.no_file",
+                f"there is no settings file {path}",
+                evidence=(str(path.absolute()),),
+                remedies=("check the path, or leave --config away to use the usual file",),
+            ) from None
         return
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(
-            "settings.unreadable", f"{path} cannot be read", evidence=(str(problem),)
+            "settings.unreadable",
+            f"{path} cannot be read",
+            evidence=(str(problem),),
+            remedies=("make it a text file in UTF-8 that you may read",),
         ) from problem
     try:
         table = tomllib.loads(text)

@@ -17,6 +17,7 @@ from enginehouse.core.workload import Workload
 
 CONTEXT_STEP = 256
 MINIMUM_CONTEXT = 1024
+PROMPT_CACHE_MIB = 256
 KV_BYTES_PER_ELEMENT = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """ggml block layouts: q8_0 holds 32 values in 34 bytes, q4_0 in 18."""
 
@@ -108,12 +109,17 @@ class LlamaCpp:
         return slots if slots > 1 and candidate.get("prefix_sharing") == "on" else 0
 
     def minimal(self, build: Build, model: Model, workload: Workload) -> Candidate:
-        """Return one slot with just the context that the workload needs, all else default."""
+        """Return one slot with just the context that the workload needs, all else default.
+
+        The host's prompt cache is small instead of the default 8 GiB, which would stand beside the
+        weights in the same memory; without any, two conversations in turn lose each other's prompt.
+        """
         wanted = max(MINIMUM_CONTEXT, workload.context_tokens)
         context = -(-wanted // CONTEXT_STEP) * CONTEXT_STEP
         if model.context_length:
             context = min(context, model.context_length)
-        return Candidate(self.name, build.digest, settings_of({"context": context, "slots": 1}))
+        settings = {"context": context, "slots": 1, "prompt_cache_mib": PROMPT_CACHE_MIB}
+        return Candidate(self.name, build.digest, settings_of(settings))
 
     def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
         """Return the steps worth trying for the workload, the most promising first."""
@@ -127,6 +133,7 @@ class LlamaCpp:
         levers.append(lever("kv_type", ("q8_0",), "half the KV cache to read"))
         if prompt_tokens > 512:
             levers.append(lever("ubatch", (1024, 256), "prefill in other chunks"))
+            levers.append(lever("batch", (512,), "prefill in smaller turns"))
         threads = machine.usable_cores
         if threads > 1:
             levers.append(lever("threads", (threads, threads - 1), "leave a core to the rest"))

@@ -22,7 +22,7 @@ ROOT = files("enginehouse.knowledge")
 STATUSES = ("observed", "reported", "inferred")
 TEXTS = ("cause", "title", "evidence", "status")
 LISTS = ("stages", "all_of", "none_of", "outcomes", "signals", "remedies", "sources")
-OPTIONAL = {"none_of", "outcomes", "signals", "exit_codes", "precedence"}
+OPTIONAL = {"none_of", "when", "outcomes", "signals", "exit_codes", "precedence"}
 EXPLAINABLE = (Outcome.EXITED, Outcome.BAD_ANSWER)
 """Outcomes that a log may explain; the others are our own doing."""
 SOURCE = re.compile(r"https://\S+|[\w.-]+/[\w.-]+:\S+")
@@ -73,6 +73,7 @@ def _read_signature(engine: str, name: str, text: str, causes: frozenset[str]) -
             "knowledge.bad_signature",
             f"the signature {engine}/{name} is not valid",
             evidence=(f"{type(problem).__name__}: {problem}",),
+            remedies=("mend the file, or install Enginehouse again",),
         ) from problem
 
 
@@ -93,7 +94,9 @@ def signature_of(
         raise ValueError(f"the cause {table['cause']!r} is not in causes.txt")
     if table["status"] not in STATUSES:
         raise ValueError(f"status {table['status']!r} is not one of {STATUSES}")
-    outcomes = tuple(Outcome(outcome) for outcome in table.get("outcomes", ("exited",)))
+    outcomes = tuple(
+        Outcome(outcome) for outcome in table.get("when", table).get("outcomes", ("exited",))
+    )
     if own := set(outcomes) - set(EXPLAINABLE):
         raise ValueError(f"no log explains {', '.join(sorted(outcome.value for outcome in own))}")
     for source in table["sources"]:

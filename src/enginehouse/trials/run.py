@@ -108,6 +108,7 @@ async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: Tok
     )
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
     trial = dataclasses.replace(trial, log_path=str(log_path))
+    bench.records.update_trial(trial)  # so that a killed trial's log is found
     process = EngineProcess(
         trial.argv,
         env=dict(trial.env),

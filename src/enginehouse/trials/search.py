@@ -12,6 +12,7 @@ from enginehouse.core.propose import propose
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 
+FIRST_CANDIDATES = 3
 CONFIRMATIONS = 2
 """How often the finalists are measured again, in turn: a machine's drift then hits both."""
 
@@ -34,7 +35,8 @@ async def search(
 ) -> tuple[Trial, ...]:
     """Try candidates of every build within the budget and return the trials' records.
 
-    The budget ends proposing, not a trial under way; a fifth of it is kept for the confirmation.
+    The budget ends proposing, not a trial under way. After the first few candidates, time for a
+    pair that confirms the best is kept: the highest of several noisy figures is so partly by luck.
     Cancelling keeps every finished trial's record.
     """
     began = time.monotonic()
@@ -52,7 +54,7 @@ async def search(
     for build in builds:
         minimal = bench.engine.minimal(build, bench.model, bench.workload)
         own: list[Trial] = []
-        while time.monotonic() - began < 0.8 * budget_s or not own:
+        while not own or began + budget_s - time.monotonic() > kept_s(trials):
             proposal = propose(
                 bench.engine, minimal, bench.look(), bench.model, bench.workload, own,
                 bench.memory_reserve_bytes,
@@ -82,11 +84,20 @@ async def _confirm(
         best_build = by_digest[trials[0].candidate.build_digest]
         minimal = bench.engine.minimal(best_build, bench.model, bench.workload)
         for candidate in finalists(trials, minimal):
-            longest = max(t.duration_s for t in trials if t.outcome is Outcome.MEASURED)
-            if time.monotonic() + longest > ends_at:
+            if time.monotonic() + longest_s(trials) > ends_at:
                 return
             build = by_digest[candidate.build_digest]
             await attempt(build, candidate, minimal, "confirming the best against the minimal one")
+
+
+def longest_s(trials: Sequence[Trial]) -> float:
+    """Return how long the longest measured trial took, 0 when there is none."""
+    return max((t.duration_s for t in trials if t.outcome is Outcome.MEASURED), default=0.0)
+
+
+def kept_s(trials: Sequence[Trial]) -> float:
+    """Return the time that must be left for another proposal: its own, later a pair's as well."""
+    return longest_s(trials) * (1 if len(trials) < FIRST_CANDIDATES else 3)
 
 
 class _Attempt(Protocol):
