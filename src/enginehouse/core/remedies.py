@@ -1,0 +1,43 @@
+"""Remedies that act: the names a signature may give, in words."""
+
+from __future__ import annotations
+
+ACTIONS: dict[str, str] = {
+    "shorter-context": "use less context",
+    "longer-context": "use more context for each request",
+    "fewer-sequences": "serve fewer requests at once",
+    "smaller-batch": "use a smaller batch and micro-batch",
+    "quantized-kv": "keep the KV cache in q8_0 or fp8: half the bytes",
+    "full-kv": "keep the KV cache in f16",
+    "flash-attention-on": "turn flash attention on",
+    "flash-attention-off": "turn flash attention off",
+    "fewer-gpu-layers": "put fewer layers on the GPU",
+    "cpu-only": "run on the CPU",
+    "no-mmap": "read the weights instead of mapping them",
+    "use-mmap": "map the weights instead of copying them",
+    "no-mlock": "do not lock the weights in memory",
+    "no-prompt-cache": "turn the host's prompt cache and context checkpoints off",
+    "no-speculation": "turn speculation off",
+    "lower-gpu-share": "give the engine a smaller share of the GPU's memory",
+    "higher-gpu-share": "give the engine a larger share of the GPU's memory",
+    "eager-mode": "run without CUDA graphs and without compiling",
+    "half-dtype": "use float16 instead of bfloat16",
+    "single-gpu": "use one GPU (tensor parallel size 1)",
+    "drop-option": "leave out the option that this build refuses",
+    "drop-environment": "take the variable named out of the environment",
+    "trust-remote-code": "let the model's own code run (only if you trust its source)",
+    "jinja-on": "turn the template engine on",
+    "other-template": "give a chat template that this engine can read",
+    "free-port": "listen on a port that is free",
+    "longer-deadline": "wait longer for the engine",
+    "smaller-quantization": "use a smaller quantization of the model",
+    "other-quantization": "use a quantization that this machine can run",
+    "fetch-again": "fetch the model again and compare its SHA-256 with the source's",
+    "newer-build": "use a newer build of the engine",
+    "older-build": "use an older build of the engine",
+    "other-build": "use a build that is made for this machine",
+    "other-image": "use a container image that is made for this machine",
+    "other-engine": "use another engine",
+    "drop-page-cache": "empty the page cache before the start (needs your consent)",
+}
+"""Every action that a signature may name, in words."""
