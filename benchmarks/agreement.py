@@ -16,7 +16,7 @@ Two questions are asked of each figure, and a third party is heard:
   above 25 % (the machine was busy) only a larger difference is a verdict. Token counts must be
   equal; fewer than three rounds give no verdict.
 - **engine**: what the engine's log says of the very same requests. How much each client sees on
-  top of it does not depend on how busy the machine was with other things.
+  top of it depends far less on other work than the figures themselves.
 """
 
 from __future__ import annotations
