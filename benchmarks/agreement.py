@@ -16,7 +16,7 @@ Two questions are asked of each figure, and a third party is heard:
   above 25 % (the machine was busy) only a larger difference is a verdict. Token counts must be
   equal; fewer than three rounds give no verdict.
 - **engine**: what the engine's log says of the very same requests. How much each client sees on
-  top of it does not depend on how busy the machine was with other things.
+  top of it depends far less on other work than the figures themselves.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from enginehouse.knowledge.loader import load_prompts
 from enginehouse.trials.load import LoadShape, run_load, words_per_token
 
 GUIDELLM = "guidellm==0.3.1"
-"""The newest release that installs without torch (0.4 and later read their data through it)."""
+"""Installs without torch; 0.4.0 and 0.8.1 declare it as a requirement."""
 SAME = 0.01
 TIE = 0.03
 TOO_NOISY = 0.25
