@@ -191,7 +191,8 @@ class House:
 
     def bench(self, model: Model, workload: Workload) -> Bench:
         """Return what all trials of one search of this model and workload share."""
-        from enginehouse.knowledge.loader import load_prompts, load_signatures
+        from enginehouse.knowledge.loader import load_prompts
+        from enginehouse.knowledge.patterns import load_book
         from enginehouse.trials.run import Bench
 
         passages, questions = load_prompts()
@@ -209,7 +210,7 @@ class House:
             bandwidth_bytes_per_s=self.look().memory_bandwidth_bytes_per_s,
             passages=passages,
             questions=questions,
-            signatures=load_signatures(),
+            book=load_book(),
             look=self.look,
         )
 

@@ -17,7 +17,8 @@ from enginehouse.core.workload import Workload
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
-from enginehouse.knowledge.loader import load_prompts, load_signatures
+from enginehouse.knowledge.loader import load_prompts
+from enginehouse.knowledge.patterns import load_book
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
@@ -63,7 +64,7 @@ def bench_of(records: Records, folder: Path, script: tuple[str, ...], reserve: i
         bandwidth_bytes_per_s=1e10,
         passages=passages,
         questions=questions,
-        signatures=load_signatures(),
+        book=load_book(),
         look=lambda: MACHINE,
     )
 

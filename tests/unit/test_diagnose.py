@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from enginehouse.core.diagnose import BURST_BYTES, Signature, diagnose
+from enginehouse.core.diagnose import BURST_BYTES, diagnose
+from enginehouse.core.diagnose_signature import Signature, When
 from enginehouse.core.machine import Machine
 from enginehouse.core.trial import Diagnosis, MemorySample, Outcome, Stage
-from enginehouse.knowledge.loader import signature_of
-from tests.unit.test_signatures import CAUSES, GOOD
+from enginehouse.knowledge.patterns import SignatureBook
+from enginehouse.knowledge.signatures_loader import signature_of
+from tests.unit.test_signature_schema import CAUSES, GOOD
 from tests.unit.values import MACHINE
 
-BOOM = signature_of("e", "boom", GOOD, CAUSES)
+BOOM = signature_of("vllm", "boom", GOOD | {"stages": ["load"]}, CAUSES)
 SHORT = (MemorySample(1.0, 300 << 20, 200 << 20, 100 << 20),)
 PLENTY = (MemorySample(1.0, 300 << 20, None, BURST_BYTES + 1),)
 
@@ -39,7 +41,7 @@ def explain(
         log=log,
         memory=memory,
         machine=machine,
-        signatures=signatures,
+        book=SignatureBook(signatures),
         detail=detail,
     )
 
@@ -47,7 +49,7 @@ def explain(
 def test_a_signature_brings_its_cause_remedies_and_line() -> None:
     """A match carries all that the signature says and the numbered line that it rests on."""
     found = explain(("loading", "  boom 7 "), BOOM)
-    assert (found.cause, found.title, found.signature) == (BOOM.cause, BOOM.title, "boom")
+    assert (found.cause, found.title, found.signature) == (BOOM.cause, BOOM.title, "vllm/boom")
     assert (found.remedies, found.sources) == (BOOM.remedies, BOOM.sources)
     assert [(line.line, line.text) for line in found.evidence] == [(2, "boom 7")]
 
@@ -76,8 +78,8 @@ def test_what_we_did_ourselves_comes_before_any_text(outcome: Outcome, cause: st
 
 def test_a_signature_may_ask_to_explain_a_bad_answer() -> None:
     """A signature that names the outcome explains a bad answer."""
-    bad = dataclasses.replace(BOOM, outcomes=(Outcome.BAD_ANSWER,))
-    assert explain(("boom",), bad, outcome=Outcome.BAD_ANSWER).signature == "boom"
+    bad = dataclasses.replace(BOOM, when=When(outcomes=(Outcome.BAD_ANSWER,)))
+    assert explain(("boom",), bad, outcome=Outcome.BAD_ANSWER).signature == "vllm/boom"
     assert explain(("boom",), bad).signature == ""
 
 
@@ -160,27 +162,32 @@ def test_all_of_wants_every_pattern() -> None:
 def test_stage_signal_and_exit_code_are_conditions() -> None:
     """A signature holds only for the stages, signals and exit codes that it names."""
     assert explain(("boom",), BOOM, stage=Stage.MEASURE).cause is None
-    aborted = dataclasses.replace(BOOM, signals=("SIGABRT",))
+    aborted = dataclasses.replace(BOOM, when=When(signals=("SIGABRT",)))
     assert explain(("boom",), aborted).cause is None
-    assert explain(("boom",), aborted, signal="SIGABRT").signature == "boom"
-    missing = dataclasses.replace(BOOM, exit_codes=(127,))
+    assert explain(("boom",), aborted, signal="SIGABRT").signature == "vllm/boom"
+    missing = dataclasses.replace(BOOM, when=When(exit_codes=(127,)))
     assert explain(("boom",), missing).cause is None
-    assert explain(("boom",), missing, exit_code=127).signature == "boom"
-    killed = dataclasses.replace(BOOM, signals=("SIGKILL",))
-    assert explain(("boom",), killed, signal="SIGKILL").signature == "boom"
+    assert explain(("boom",), missing, exit_code=127).signature == "vllm/boom"
+    killed = dataclasses.replace(BOOM, when=When(signals=("SIGKILL",)))
+    assert explain(("boom",), killed, signal="SIGKILL").signature == "vllm/boom"
 
 
-def test_precedence_wins_and_then_the_first_line_in_time() -> None:
-    """Of several matches the declared one wins; among equals the first error does."""
+def test_the_first_line_in_time_wins_and_precedence_on_one_line() -> None:
+    """Of two causes the first error wins; on one line the declared one; `overrides` everywhere."""
     early = dataclasses.replace(BOOM, id="early", all_of=("first",))
     late = dataclasses.replace(BOOM, id="late", all_of=("second",))
     log = ("first", "second")
-    assert explain(log, late, early).signature == "early"
-    assert explain(log, early, dataclasses.replace(late, precedence=1)).signature == "late"
+    assert explain(log, late, early).signature == "vllm/early"
+    special = dataclasses.replace(late, all_of=("second", "first"), precedence=1)
+    assert explain(log, early, special).signature == "vllm/late"
+    over = dataclasses.replace(late, overrides=("vllm/early",))
+    assert explain(log, early, over).signature == "vllm/late"
 
 
-def test_a_giant_line_is_matched_by_its_head_and_cut_in_the_evidence() -> None:
-    """A line of a megabyte costs no more than a long one and does not fill the record."""
+def test_a_giant_line_is_matched_by_its_ends_and_cut_in_the_evidence() -> None:
+    """A line of a megabyte is read at both ends, and does not fill the record."""
     found = explain(("boom " + "x" * 1_000_000,), BOOM)
     assert len(found.evidence[0].text) == 300
-    assert explain(("x" * 1_000_000 + " boom",), BOOM).cause is None
+    assert explain(("x" * 1_000_000 + " boom",), BOOM).cause == BOOM.cause
+    middle = "x" * 500_000
+    assert explain((f"{middle} boom {middle}",), BOOM).cause is None

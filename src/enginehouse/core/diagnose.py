@@ -2,24 +2,21 @@
 
 What Enginehouse did itself (the guard, a deadline, Ctrl-C) comes first and needs no text. A log is
 read only when the engine failed, since an error line may have been recovered from. What nothing
-explains stays unknown, with the log's tail.
+explains stays unknown, with the part of the log that matters.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import replace
 
+from enginehouse.core.diagnose_facts import Facts, facts_of_machine
+from enginehouse.core.diagnose_scan import Book, scan
+from enginehouse.core.diagnose_signature import Confidence
+from enginehouse.core.diagnose_verdict import MOST_CHARACTERS, TAIL_LINES, Verdict, judge
 from enginehouse.core.machine import Machine
 from enginehouse.core.trial import Diagnosis, Evidence, MemorySample, Outcome, Stage
 
-TAIL_LINES = 8
-MOST_CHARACTERS = 300
-"""Of an evidence line that are kept."""
-MATCHED_CHARACTERS = 4000
-"""Of a log line that patterns see, so that a giant line costs no more than a long one."""
 BURST_BYTES = 8 << 30
 """More than an engine can take between two memory samples: 0.25 s at 32 GB/s."""
 DEADLINE_SETTINGS = {
@@ -28,43 +25,6 @@ DEADLINE_SETTINGS = {
     Stage.FIRST_TOKEN: "trials.first_token_deadline",
     Stage.MEASURE: "trials.measure_deadline",
 }
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a known failure looks like; `docs/tour.md` tells how to add one.
-
-    Every pattern of `all_of` must match some line, none of `none_of` any line. Empty `signals` or
-    `exit_codes` do not restrict; only a signature that names SIGKILL explains a killed engine.
-    Of several matches the highest `precedence` wins, then the one whose line came first.
-    """
-
-    id: str
-    engine: str
-    stages: tuple[Stage, ...]
-    all_of: tuple[str, ...]
-    none_of: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
-    signals: tuple[str, ...]
-    exit_codes: tuple[int, ...]
-    cause: str
-    title: str
-    remedies: tuple[str, ...]
-    sources: tuple[str, ...]
-    evidence: str
-    status: str
-    checked: date
-    precedence: int = 0
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """How the engine ended: what a signature's conditions are compared with."""
-
-    outcome: Outcome
-    exit_code: int | None
-    signal: str | None
-    stage: Stage
 
 
 def diagnose(
@@ -76,10 +36,10 @@ def diagnose(
     log: Sequence[str],
     memory: Sequence[MemorySample],
     machine: Machine | None,
-    signatures: Sequence[Signature],
+    book: Book,
     detail: str,
 ) -> Diagnosis:
-    """Return the cause of a failed trial; `cause` is None, with the log's tail, when unknown.
+    """Return the cause of a failed trial; `cause` is None, with the log's part, when unknown.
 
     Raises:
         ValueError: when the trial did not fail.
@@ -88,24 +48,36 @@ def diagnose(
         raise ValueError(f"a trial that is {outcome.value} has not failed")
     if outcome is Outcome.GUARDED:
         return _guarded(memory)
-    if outcome is Outcome.TIMED_OUT:
-        return _timed_out(stage, detail, log)
     if outcome is Outcome.INTERRUPTED:
         return Diagnosis(None, detail or "interrupted", _tail(log))
-    if signal == "SIGILL":
-        return Diagnosis(
-            "cpu.isa_unsupported",
-            "the build uses instructions that this CPU does not have (SIGILL)",
-            _tail(log),
-            ("use a build made for this CPU: a native build, or the wheel",),
-        )
-    explained = _explain(_Ending(outcome, exit_code, signal, stage), log, signatures)
-    if explained is not None:
-        return explained
-    if signal == "SIGKILL":
+    facts = facts_of_machine(machine) if machine is not None else Facts()
+    facts = replace(facts, exit_code=exit_code, signal=signal or "", outcome=outcome, stage=stage)
+    verdict = judge(book, scan([_bytes(log)], book), facts)
+    if outcome is Outcome.TIMED_OUT:
+        return _timed_out(stage, detail, log) if verdict.cause is None else as_diagnosis(verdict)
+    if signal == "SIGKILL" and (verdict.cause is None or not verdict.is_told_by_the_log):
         return _killed(memory, machine, log)
+    if signal == "SIGILL" and not (verdict.cause or "").startswith("cpu."):
+        return _illegal_instruction(log)
+    if verdict.cause is not None:
+        return as_diagnosis(verdict)
     end = f"ended with {signal or f'exit code {exit_code}'}"
-    return Diagnosis(None, detail or f"unknown: the engine {end}", _tail(log))
+    return as_diagnosis(replace(verdict, title=detail or f"unknown: the engine {end}"))
+
+
+def as_diagnosis(verdict: Verdict) -> Diagnosis:
+    """Return a verdict as it is kept in a trial's record."""
+    return Diagnosis(
+        cause=verdict.cause,
+        title=verdict.title,
+        evidence=verdict.evidence,
+        remedies=verdict.remedies,
+        sources=verdict.sources,
+        signature=verdict.signature,
+        confidence=verdict.confidence.value,
+        alternatives=tuple(other.cause for other in verdict.alternatives),
+        actions=verdict.actions,
+    )
 
 
 def _guarded(memory: Sequence[MemorySample]) -> Diagnosis:
@@ -124,6 +96,8 @@ def _guarded(memory: Sequence[MemorySample]) -> Diagnosis:
             "use less context or fewer slots",
             "lower trials.memory_reserve if the machine can spare it",
         ),
+        confidence=Confidence.CERTAIN.value,
+        actions=("shorter-context", "fewer-sequences", "quantized-kv", "smaller-quantization"),
     )
 
 
@@ -137,8 +111,21 @@ def _timed_out(stage: Stage, detail: str, log: Sequence[str]) -> Diagnosis:
             title,
             _tail(log),
             (*remedies, "keep the model on a local disk, and see that the machine does not swap"),
+            confidence=Confidence.LIKELY.value,
+            actions=("longer-deadline",),
         )
     return Diagnosis(None, title, _tail(log), remedies)
+
+
+def _illegal_instruction(log: Sequence[str]) -> Diagnosis:
+    return Diagnosis(
+        "cpu.isa_unsupported",
+        "the build uses instructions that this CPU does not have (SIGILL)",
+        _tail(log),
+        ("use a build made for this CPU: a native build, or the wheel",),
+        confidence=Confidence.LIKELY.value,
+        actions=("other-build",),
+    )
 
 
 def _killed(
@@ -163,66 +150,20 @@ def _killed(
         f"killed from outside, likely by the kernel for want of memory: {facts}",
         _tail(log),
         (look, "use less context or fewer slots", "end programs that hold memory"),
+        confidence=Confidence.LOW.value,
+        actions=("shorter-context", "fewer-sequences", "smaller-quantization"),
     )
 
 
-def _explain(
-    ending: _Ending, log: Sequence[str], signatures: Sequence[Signature]
-) -> Diagnosis | None:
-    lines = [line[:MATCHED_CHARACTERS] for line in log]
-    matches = [(s, _match(s, ending, lines)) for s in signatures]
-    found = [(s, evidence) for s, evidence in matches if evidence is not None]
-    if not found:
-        return None
-    signature, evidence = max(found, key=lambda match: (match[0].precedence, -match[1][0].line))
-    return Diagnosis(
-        signature.cause,
-        signature.title,
-        evidence,
-        signature.remedies,
-        signature.sources,
-        signature.id,
-    )
-
-
-def _match(
-    signature: Signature, ending: _Ending, lines: Sequence[str]
-) -> tuple[Evidence, ...] | None:
-    """Return the lines that a signature rests on, the first one in time first; None if it fails."""
-    if not _may_explain(signature, ending):
-        return None
-    evidence = []
-    for pattern in signature.all_of:
-        compiled = re.compile(pattern)
-        hit = next((n for n, line in enumerate(lines) if compiled.search(line)), None)
-        if hit is None:
-            return None
-        evidence.append(_evidence(hit + 1, lines[hit]))
-    for pattern in signature.none_of:
-        compiled = re.compile(pattern)
-        if any(compiled.search(line) for line in lines):
-            return None
-    return tuple(sorted(evidence, key=lambda entry: entry.line))
-
-
-def _may_explain(signature: Signature, ending: _Ending) -> bool:
-    if ending.signal == "SIGKILL" and "SIGKILL" not in signature.signals:
-        return False
-    return (
-        ending.outcome in signature.outcomes
-        and ending.stage in signature.stages
-        and (not signature.signals or ending.signal in signature.signals)
-        and (not signature.exit_codes or ending.exit_code in signature.exit_codes)
-    )
+def _bytes(log: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in log).encode("utf-8", "replace")
 
 
 def _tail(log: Sequence[str]) -> tuple[Evidence, ...]:
     written = [(number, line) for number, line in enumerate(log, start=1) if line.strip()]
-    return tuple(_evidence(number, line) for number, line in written[-TAIL_LINES:])
-
-
-def _evidence(number: int, line: str) -> Evidence:
-    return Evidence(number, line.strip()[:MOST_CHARACTERS])
+    return tuple(
+        Evidence(number, line.strip()[:MOST_CHARACTERS]) for number, line in written[-TAIL_LINES:]
+    )
 
 
 def _held(sample: MemorySample) -> int:

@@ -51,8 +51,10 @@ class Role(str, Enum):
 
 
 PLATFORM_TAGS = frozenset(
-    "jetson orin xavier nano thor spark unified discrete mig vgpu container kubernetes podman wsl"
-    " windows macos linux x86_64 arm64 nvidia amd intel ascend cpu blackwell".split()
+    """
+    jetson orin xavier nano thor spark unified discrete mig vgpu container kubernetes podman wsl
+    windows macos linux x86_64 arm64 nvidia amd intel ascend cpu blackwell
+    """.split()  # noqa: SIM905
 )
 """What may be known of a platform, from a snapshot, from the user's words or from the log itself.
 

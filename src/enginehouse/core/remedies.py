@@ -40,4 +40,4 @@ ACTIONS: dict[str, str] = {
     "other-engine": "use another engine",
     "drop-page-cache": "empty the page cache before the start (needs your consent)",
 }
-"""Every action a signature may name. What it changes in a candidate is a pure function beside it."""
+"""Every action that a signature may name, in words."""

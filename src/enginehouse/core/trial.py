@@ -67,7 +67,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a trial failed: a dotted cause of the taxonomy, None when unknown, with its evidence."""
+    """Why a trial failed: a dotted cause of the taxonomy, None when unknown, with its evidence.
+
+    `confidence` is certain, likely, low or empty; `alternatives` are causes that fit as well, and
+    `actions` the names of what may be done about it (`core/remedies.py`).
+    """
 
     cause: str | None
     title: str
@@ -75,6 +79,9 @@ class Diagnosis:
     remedies: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     signature: str = ""
+    confidence: str = ""
+    alternatives: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-from enginehouse.knowledge.loader import parse_toml
+from enginehouse.knowledge.toml import parse_toml
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,111 @@
-"""Patterns in RE2: linear in the text by construction, whatever the pattern and the text."""
+"""The signatures' patterns, compiled: one RE2 set for the scan, and each for itself."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import re2
 
-MOST_REPEATS = 64
-"""Of a counted repeat: RE2 unrolls it, and a large program makes its automaton slow."""
-COUNTED = re.compile(r"\{(\d*),?(\d*)\}")
-MOST_MEMORY_BYTES = 64 << 20
+from enginehouse.core.diagnose_scan import STRUCTURE
+from enginehouse.core.diagnose_signature import Signature
+from enginehouse.knowledge.pattern_check import options
+from enginehouse.knowledge.signatures_loader import load_signatures
 
 
-def options() -> re2.Options:
-    """Return how every pattern is compiled: bytes in, one byte one character, nothing logged."""
-    chosen = re2.Options()
-    chosen.encoding = re2.Options.Encoding.LATIN1
-    chosen.log_errors = False
-    chosen.max_mem = MOST_MEMORY_BYTES
-    return chosen
+@cache
+def load_book() -> SignatureBook:
+    """Return all signatures of the house, ready to match."""
+    return SignatureBook(load_signatures())
 
 
-def check_pattern(pattern: str) -> None:
-    """Check one pattern of a signature.
+class _Set:
+    """Some patterns as one RE2 set, without their anchors."""
 
-    Raises:
-        ValueError: RE2 cannot read it, it matches the empty line, an anchor stands in its middle,
-            or a counted repeat is large.
+    def __init__(self, patterns: Mapping[int, bytes]) -> None:
+        self._ids = tuple(patterns)
+        self._set = re2.Set.SearchSet(options())
+        for pattern in patterns.values():
+            self._set.Add(pattern)
+        self._set.Compile()
+
+    def matches(self, text: bytes) -> Sequence[int]:
+        ids = self._ids
+        return [ids[index] for index in self._set.Match(text) or ()] if ids else ()
+
+
+class _Finder:
+    """One expression in RE2."""
+
+    def __init__(self, expression: str) -> None:
+        self._compiled = re2.compile(expression.encode(), options())
+
+    def first(self, text: bytes) -> int:
+        match = self._compiled.search(text)
+        return match.start() if match else -1
+
+    def last(self, text: bytes) -> int:
+        return max((match.start() for match in self._compiled.finditer(text)), default=-1)
+
+
+class SignatureBook:
+    """All signatures, and every pattern of theirs compiled once."""
+
+    def __init__(self, signatures: Sequence[Signature]) -> None:
+        self.signatures = tuple(signatures)
+        texts = dict.fromkeys(p for s in self.signatures for p in _patterns_of(s))
+        texts |= dict.fromkeys(STRUCTURE.values())
+        self._ids = {text: id for id, text in enumerate(texts)}
+        self._bare = {id: _without_anchors(text).encode() for text, id in self._ids.items()}
+        self._compiled: dict[int, re2._Regexp] = {}
+        self._texts = tuple(self._ids)
+        self._sets: dict[frozenset[int], _Set] = {}
+
+    def id_of(self, pattern: str) -> int:
+        """Return a pattern's id."""
+        return self._ids[pattern]
+
+    def set_without(self, ids: frozenset[int]) -> _Set:
+        """Return all patterns but some as one set; the whole set is kept."""
+        if ids in self._sets:
+            return self._sets[ids]
+        made = _Set({id: bare for id, bare in self._bare.items() if id not in ids})
+        if not ids:
+            self._sets[ids] = made
+        return made
+
+    def finder(self, expression: str) -> _Finder:
+        """Return an expression of the scan's own, compiled."""
+        return _Finder(expression)
+
+    def captures(self, id: int, text: str) -> Mapping[str, str] | None:
+        """Return what a pattern captures in a normalised line; None when it does not match."""
+        compiled = self._compiled.get(id)
+        if compiled is None:
+            compiled = self._compiled[id] = re2.compile(self._texts[id].encode(), options())
+        match = compiled.search(text.encode())
+        if match is None:
+            return None
+        named = match.groupdict()
+        return {name: value.decode("utf-8", "replace") for name, value in named.items() if value}
+
+
+def _patterns_of(signature: Signature) -> tuple[str, ...]:
+    return (
+        *signature.all_of,
+        *signature.any_of,
+        *signature.none_of,
+        *signature.recovered_by,
+        *(line.pattern for line in signature.misleading),
+    )
+
+
+def _without_anchors(pattern: str) -> str:
+    r"""Drop a first `^` and a last `$`: in a block of raw lines they mean something else.
+
+    >>> _without_anchors(r"^Killed$"), _without_anchors(r"\$x\$")
+    ('Killed', '\\$x\\$')
     """
-    try:
-        compiled = re2.compile(pattern.encode(), options())
-    except re2.error as problem:
-        raise ValueError(f"RE2 cannot read {pattern!r}: {problem}") from problem
-    if compiled.search(b""):
-        raise ValueError(f"it matches the empty line: {pattern!r}")
-    if has_inner_anchor(pattern):
-        raise ValueError(f"^ may only stand first and $ only last: {pattern!r}")
-    for least, most in COUNTED.findall(re.sub(r"\\.", "x", pattern)):
-        if max(int(least or 0), int(most or 0)) > MOST_REPEATS:
-            raise ValueError(f"a repeat is counted above {MOST_REPEATS}: {pattern!r}")
-
-
-def has_inner_anchor(pattern: str) -> bool:
-    r"""Whether `^` or `$` stands elsewhere than first or last, where a prefilter cannot drop it.
-
-    >>> has_inner_anchor(r"^Killed$"), has_inner_anchor(r"a|^b"), has_inner_anchor(r"[^']+\$x")
-    (False, True, False)
-    """
-    bare = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "x", re.sub(r"\\[\\\[\]^$]", "x", pattern))
-    return "^" in bare[1:] or "$" in bare[:-1]
+    pattern = pattern.removeprefix("^")
+    escapes = len(pattern) - 1 - len(pattern[:-1].rstrip("\\"))
+    return pattern[:-1] if pattern.endswith("$") and escapes % 2 == 0 else pattern

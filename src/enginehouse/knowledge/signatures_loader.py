@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from enginehouse.core.diagnose_facts import SIGNAL_NUMBERS
 from enginehouse.core.diagnose_signature import (
     PLATFORM_TAGS,
     Alternative,
@@ -22,13 +23,15 @@ from enginehouse.core.diagnose_signature import (
 from enginehouse.core.errors import InternalError
 from enginehouse.core.remedies import ACTIONS
 from enginehouse.core.trial import Outcome, Stage
-from enginehouse.knowledge.patterns import check_pattern
+from enginehouse.knowledge.pattern_check import check_pattern
 from enginehouse.knowledge.toml import ROOT, parse_toml
 
 GROUPS = frozenset(
-    "llama.cpp ggml ollama llama-cpp-python vllm sglang pytorch triton transformers tensorrt-llm"
-    " tensorrt-edge-llm tensorrt onnxruntime cuda driver kernel systemd container hub python build"
-    " os generic".split()
+    """
+    llama.cpp ggml ollama llama-cpp-python vllm sglang pytorch triton transformers tensorrt-llm
+    tensorrt-edge-llm tensorrt onnxruntime cuda driver kernel systemd container hub python build os
+    generic
+    """.split()  # noqa: SIM905
 )
 """What may speak in a log: the folders that signatures lie in."""
 STATUSES = ("observed", "reported", "inferred")
@@ -36,9 +39,7 @@ EXPLAINABLE = (Outcome.EXITED, Outcome.BAD_ANSWER, Outcome.TIMED_OUT)
 """Outcomes that a log may explain; the others are our own doing."""
 SOURCE = re.compile(r"https://\S+|[\w.-]+/[\w.-]+:\S+|man:\S+|[a-z][\w.-]+ (source|docs): .+")
 L4T_RANGE = re.compile(r"(?:[<>=]=?|==)\d+(?:\.\d+)*(?:,(?:[<>=]=?|==)\d+(?:\.\d+)*)*")
-SIGNALS = frozenset(
-    "SIGILL SIGABRT SIGBUS SIGFPE SIGKILL SIGSEGV SIGTERM SIGTRAP SIGINT SIGPIPE SIGHUP".split()
-)
+SIGNALS = frozenset((*SIGNAL_NUMBERS.values(),))
 REQUIRED = frozenset(("title", "sources", "status", "checked"))
 DERIVED = frozenset(("id", "group"))
 TOP_FIELDS = frozenset(f.name for f in fields(Signature)) - DERIVED | {

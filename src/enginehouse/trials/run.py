@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import aiohttp
 
 from enginehouse.core.candidate import Build, Candidate
-from enginehouse.core.diagnose import Signature, diagnose
+from enginehouse.core.diagnose import diagnose
+from enginehouse.core.diagnose_scan import Book
 from enginehouse.core.engine import Endpoint, Engine, Launch
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.machine import Machine
@@ -73,7 +74,7 @@ class Bench:
     bandwidth_bytes_per_s: float | None
     passages: tuple[str, ...]
     questions: tuple[str, ...]
-    signatures: tuple[Signature, ...]
+    book: Book
     look: Callable[[], Machine]
 
 
@@ -137,7 +138,7 @@ async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: Tok
                 log=_read_log(log_path),
                 memory=trial.memory,
                 machine=trial.machine_before,
-                signatures=bench.signatures,
+                book=bench.book,
                 detail=trial.detail,
             ),
         )

@@ -1,0 +1,316 @@
+"""Matches → one verdict: root before consequence, first in time, humble where two causes fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from enginehouse.core.diagnose_facts import Facts, ending_in
+from enginehouse.core.diagnose_lines import Line
+from enginehouse.core.diagnose_match import (
+    Match,
+    find_matches,
+    has_succeeded,
+    is_survived,
+)
+from enginehouse.core.diagnose_scan import STRUCTURE, Book, Digest
+from enginehouse.core.diagnose_signature import Alternative, Confidence, Kind, Role
+from enginehouse.core.trial import Evidence
+
+MOST_CHARACTERS = 300
+"""Of an evidence line that are kept."""
+MOST_ALTERNATIVES = 8
+TAIL_LINES = 8
+UNKNOWN = Confidence.UNKNOWN
+BASELESS = 2
+"""The rank from which a role says so little that the verdict is a guess."""
+TAGS = {
+    "tegra": ("jetson",),
+    "thor": ("thor", "jetson", "blackwell"),
+    "spark": ("spark", "unified", "nvidia", "blackwell"),
+    "mig": ("mig", "nvidia"),
+    "wsl": ("wsl",),
+    "windows": ("windows",),
+    "container": ("container",),
+}
+
+
+@dataclass(frozen=True)
+class Misled:
+    """A line that looks like the cause and is not, with the reason."""
+
+    line: int
+    text: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a log says: `cause` is None when nothing failed, or when the failure is unknown."""
+
+    cause: str | None
+    confidence: Confidence
+    title: str
+    alternatives: tuple[Alternative, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    misleading: tuple[Misled, ...] = ()
+    remedies: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    signature: str = ""
+    notes: tuple[str, ...] = ()
+    has_failed: bool = True
+    decided_by: int = 0
+    """The decisive line; 0 where the ending alone decided."""
+
+    @property
+    def is_told_by_the_log(self) -> bool:
+        """Whether a line of the log decided it, and not the ending alone."""
+        return self.decided_by > 0
+
+
+def judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
+    """Return the verdict on a log, given what is known beside it."""
+    facts = _told_by_the_log(book, digest, facts)
+    matches = find_matches(book, digest, facts)
+    standing = _standing(matches)
+    if not standing and facts.has_failed:
+        late = find_matches(book, digest, facts, with_survived=True)
+        standing = [replace(match, confidence=Confidence.LOW) for match in _standing(late)]
+    misleading = _misleading(book, digest, matches, standing)
+    notes = tuple(m.title for m in matches if m.signature.kind is Kind.DEGRADED)
+    if standing:
+        return _named(standing, misleading, notes)
+    if has_succeeded(digest, facts) and not _last_word(book, digest, facts):
+        title = "the log shows a start that went well, and no failure after it"
+        return Verdict(None, UNKNOWN, title, misleading=misleading, notes=notes, has_failed=False)
+    return _lesser(book, digest, facts, matches, misleading)
+
+
+def _told_by_the_log(book: Book, digest: Digest, facts: Facts) -> Facts:
+    """Add what the log tells of its platform and of the process's end."""
+    tags = {tag for name in TAGS if digest.of(book.id_of(STRUCTURE[name])) for tag in TAGS[name]}
+    facts = facts.with_tags(tags)
+    for line in reversed(_troubles(book, digest)):
+        if line.role in (Role.EXIT, Role.KERNEL) and not is_survived(line, digest, facts):
+            code, signal = ending_in(line.text)
+            if signal:
+                return facts.with_ending(code, signal)
+    return facts
+
+
+def _troubles(book: Book, digest: Digest) -> Sequence[Line]:
+    return digest.of(book.id_of(STRUCTURE["trouble"]))
+
+
+def _standing(matches: Sequence[Match]) -> list[Match]:
+    """Return the failures that no other one explains away, the likeliest root first."""
+    failures = [match for match in matches if match.signature.kind is Kind.FAILURE]
+    generics = [match for match in matches if match.signature.kind is Kind.GENERIC]
+    for group in (failures, generics):
+        if kept := _without_special_cases(_roots(group)):
+            return sorted(kept, key=_order)
+    return []
+
+
+def _order(match: Match) -> tuple[int, int, int, int]:
+    """First the role, then the line; of one line the special signature."""
+    size = len(match.signature.all_of) + bool(match.signature.any_of)
+    return match.rank, match.line or 1 << 60, -match.signature.precedence, -size
+
+
+def _roots(matches: Sequence[Match]) -> list[Match]:
+    """Leave out what another match overrides or explains."""
+    return [
+        match
+        for match in matches
+        if not any(
+            other is not match
+            and (
+                _names(other.signature.overrides, match)
+                or (
+                    _names(match.signature.consequence_of, other)
+                    and not _names(other.signature.consequence_of, match)
+                )
+            )
+            for other in matches
+        )
+    ]
+
+
+def _names(patterns: Iterable[str], match: Match) -> bool:
+    """Whether one of some names (`group/id`, a cause, `memory.*`) means a match."""
+    return any(
+        match.cause.startswith(name[:-1])
+        if name.endswith("*")
+        else name in (match.cause, match.signature.key)
+        for name in patterns
+    )
+
+
+def _without_special_cases(matches: Sequence[Match]) -> list[Match]:
+    """Of matches that rest on one line only those of the highest precedence stay."""
+    return [
+        match
+        for match in matches
+        if not any(
+            other.signature.precedence > match.signature.precedence
+            and {line.number for line in other.lines} & {line.number for line in match.lines}
+            for other in matches
+        )
+    ]
+
+
+def _named(
+    standing: Sequence[Match], misleading: tuple[Misled, ...], notes: tuple[str, ...]
+) -> Verdict:
+    first = standing[0]
+    rivals = [match for match in standing[1:] if match.cause != first.cause]
+    alternatives = {other.cause: other for other in first.alternatives}
+    for match in rivals:
+        decide = f"its line {match.line} also stands in the log: {match.title}"
+        alternatives.setdefault(match.cause, Alternative(match.cause, decide))
+        for other in match.alternatives:
+            alternatives.setdefault(other.cause, other)
+    alternatives.pop(first.cause, None)
+    agreeing = [match for match in standing if match.cause == first.cause]
+    return Verdict(
+        cause=first.cause,
+        confidence=_confidence(first, rivals),
+        title=first.title,
+        alternatives=tuple(alternatives.values())[:MOST_ALTERNATIVES],
+        evidence=_evidence([*first.lines, *(line for m in agreeing[1:3] for line in m.lines[:1])]),
+        misleading=misleading,
+        remedies=_unique(remedy for match in agreeing[:1] for remedy in match.remedies),
+        actions=first.actions,
+        sources=_unique(source for match in agreeing[:3] for source in match.signature.sources),
+        signature=first.signature.key,
+        notes=notes,
+        decided_by=first.line,
+    )
+
+
+def _confidence(first: Match, rivals: Sequence[Match]) -> Confidence:
+    if first.rank >= BASELESS and not first.signature.roles:
+        return Confidence.LOW
+    is_disputed = any(match.line == first.line or match.rank <= first.rank for match in rivals)
+    if first.confidence is Confidence.CERTAIN and (is_disputed or first.alternatives):
+        return Confidence.LIKELY
+    return first.confidence
+
+
+def _lesser(
+    book: Book,
+    digest: Digest,
+    facts: Facts,
+    matches: Sequence[Match],
+    misleading: tuple[Misled, ...],
+) -> Verdict:
+    """No failure fits: what runs but badly, what only looks bad, an echo, or the unknown."""
+    last_word = _last_word(book, digest, facts)
+    for kind in (Kind.DEGRADED, Kind.BENIGN):
+        group = [match for match in matches if match.signature.kind is kind]
+        if group and not last_word and not facts.has_failed:
+            verdict = _named(sorted(group, key=_order), (), ())
+            return replace(verdict, misleading=misleading, has_failed=kind is Kind.DEGRADED)
+    echoes = sorted((m for m in matches if m.signature.kind is Kind.ECHO), key=_order)
+    shown = _part_that_matters(book, digest)
+    if not echoes:
+        title = _unknown_title(facts, digest)
+        return Verdict(None, UNKNOWN, title, evidence=shown, misleading=misleading)
+    echo = echoes[0]
+    return Verdict(
+        cause=echo.cause or None,
+        confidence=echo.confidence if echo.cause else UNKNOWN,
+        title=echo.title,
+        alternatives=echo.alternatives,
+        evidence=_evidence([*echo.lines]) if echo.cause else shown,
+        misleading=tuple(m for m in misleading if m.line != echo.line),
+        remedies=echo.remedies,
+        actions=echo.actions,
+        sources=echo.signature.sources,
+        signature=echo.signature.key,
+    )
+
+
+def _last_word(book: Book, digest: Digest, facts: Facts) -> Line | None:
+    """Return a line that says that something failed and that no benign signature explains."""
+    benign = {
+        line.number
+        for signature in book.signatures
+        if signature.kind in (Kind.BENIGN, Kind.DEGRADED)
+        for pattern in (*signature.all_of, *signature.any_of)
+        for line in digest.of(book.id_of(pattern))
+    }
+    return next(
+        (
+            line
+            for line in _troubles(book, digest)
+            if line.role in (Role.EXCEPTION, Role.EXIT, Role.KERNEL)
+            and line.number not in benign
+            and not is_survived(line, digest, facts)
+        ),
+        None,
+    )
+
+
+def _unknown_title(facts: Facts, digest: Digest) -> str:
+    if not digest.lines:
+        return "the log is empty"
+    end = facts.signal or (f"exit code {facts.exit_code}" if facts.exit_code is not None else "")
+    return f"unknown: no signature fits{f'; it ended with {end}' if end else ''}"
+
+
+def _part_that_matters(book: Book, digest: Digest) -> tuple[Evidence, ...]:
+    """Return the first error, the first and the last exception, the ending, and the log's end."""
+    troubles = _troubles(book, digest)
+    picked: list[Line] = []
+    for roles in ((Role.ERROR, Role.EXCEPTION, Role.KERNEL), (Role.EXCEPTION,)):
+        picked += [line for line in troubles if line.role in roles][:1]
+    picked += [line for line in troubles if line.role is Role.EXCEPTION][-1:]
+    picked += [line for line in troubles if line.role in (Role.EXIT, Role.KERNEL)][-1:]
+    picked += [line for line in digest.tail if line.text.strip()][-TAIL_LINES:]
+    kept = {
+        line.number: Evidence(line.number, line.text.strip()[:MOST_CHARACTERS]) for line in picked
+    }
+    return tuple(kept[number] for number in sorted(kept))
+
+
+def _misleading(
+    book: Book, digest: Digest, matches: Sequence[Match], standing: Sequence[Match]
+) -> tuple[Misled, ...]:
+    """Name what only looks like the cause: declared lines, benign ones, and echoes."""
+    found: dict[int, Misled] = {}
+    if standing:
+        for misleading in standing[0].signature.misleading:
+            for line in digest.of(book.id_of(misleading.pattern))[:1]:
+                found[line.number] = _misled(line, misleading.says)
+    for match in matches:
+        is_talk = match.signature.kind is Kind.BENIGN or (
+            match.signature.kind is Kind.ECHO and standing
+        )
+        if is_talk and match.lines and match.line not in found:
+            found[match.line] = _misled(match.lines[0], match.title)
+    return tuple(found[number] for number in sorted(found))
+
+
+def _misled(line: Line, says: str) -> Misled:
+    return Misled(line.number, line.text.strip()[:MOST_CHARACTERS], says)
+
+
+def _evidence(lines: Iterable[Line]) -> tuple[Evidence, ...]:
+    """Return lines in the log's order, those that say the same (figures aside) once."""
+    seen: set[str] = set()
+    kept = {}
+    for line in sorted(lines, key=lambda line: line.number):
+        text = line.text.strip()[:MOST_CHARACTERS]
+        shape = re.sub(r"\d+", "0", text)
+        if shape not in seen:
+            seen.add(shape)
+            kept[line.number] = Evidence(line.number, text)
+    return tuple(kept.values())
+
+
+def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
