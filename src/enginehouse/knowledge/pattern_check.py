@@ -48,8 +48,4 @@ def has_inner_anchor(pattern: str) -> bool:
     (False, True, False)
     """
     bare = re.sub(r"\[\^?\]?(?:\\.|[^\]\\])*\]", "x", re.sub(r"\\[\\\[\]^$]", "x", pattern))
-    if bare.startswith("^") or bare.endswith("$"):
-        depth_0 = re.sub(r"\([^()]*\)", "x", re.sub(r"\([^()]*\)", "x", bare))
-        if "|" in depth_0:
-            return True
     return "^" in bare[1:] or "$" in bare[:-1]
