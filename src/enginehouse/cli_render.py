@@ -120,27 +120,6 @@ def models_text(registered: Sequence[Model], known: Sequence[tuple[str, str, str
     return table(("NAME", "STATE", "SIZE", "QUANT", "WHERE"), rows)
 
 
-def model_text(model: Model) -> str:
-    """Show a model's facts."""
-    facts = (
-        ("name", model.name),
-        ("path", model.path),
-        ("source", model.source),
-        ("sha256", model.digest),
-        ("architecture", model.architecture),
-        ("quantization", model.quantization),
-        ("parameters", f"{model.parameters / 1e6:.1f} million"),
-        ("file", mib(model.file_bytes)),
-        ("weights", f"{mib(model.weight_bytes)}, {mib(model.bytes_per_token)} read a token"),
-        ("context length", f"{model.context_length} tokens"),
-        ("layers", str(model.layers)),
-        ("chat template", "yes" if model.has_chat_template else "no"),
-        ("embeddings", f"yes ({model.pooling} pooling)" if model.can_embed else "no"),
-        ("license", model.license or "not stated"),
-    )
-    return "\n".join(f"{name:<16}{value}" for name, value in facts)
-
-
 def known_model_text(name: str, source: str, note: str) -> str:
     """Show what is known of a model that is not here."""
     facts = (("name", name), ("source", source), ("state", "not fetched yet"), ("note", note))
