@@ -22,6 +22,7 @@ from enginehouse.cli_call import (
     port_option,
     workload_option,
 )
+from enginehouse.cli_doctor import doctor
 from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
@@ -206,19 +207,9 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
-@command(cli, "doctor", "enginehouse doctor --json")
-def doctor(call: Call) -> None:
-    """Show this machine, its engines and its problems."""
-    from enginehouse.cli_render import machine_text
-
-    with call.house() as house:
-        machine, builds, problems = house.look(), house.builds(), house.problems()
-    document = {"machine": machine, "builds": builds, "problems": problems}
-    call.show(document, lambda: machine_text(machine, builds, problems))
-
-
 for group in (models, trials, config):
     cli.add_command(group)
+command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 
 
 @command(cli, "completion", 'eval "$(enginehouse completion bash)"')

@@ -16,9 +16,6 @@ from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from enginehouse.app import FindResult
-    from enginehouse.core.candidate import Build
-    from enginehouse.core.doctor import Problem
-    from enginehouse.core.machine import Machine
     from enginehouse.core.model import Model
     from enginehouse.core.settings import Settings
     from enginehouse.core.trial import Trial
@@ -77,36 +74,6 @@ def _figures(trial: Trial) -> tuple[str, str, str, str]:
         f"{figures.itl_s.p50 * 1000:.1f} ms",
         memory,
     )
-
-
-def machine_text(machine: Machine, builds: Sequence[Build], problems: Sequence[Problem]) -> str:
-    """Show a machine's facts, the engines installed on it, and its problems, worst first."""
-    facts = [
-        ("CPU", f"{machine.cpu_model} ({machine.architecture})"),
-        ("cores", f"{machine.usable_cores} usable, {machine.physical_cores} physical"),
-        ("instruction sets", " ".join(machine.isa) or "none of those looked for"),
-        (
-            "memory",
-            f"{mib(machine.memory_available_bytes)} available of {mib(machine.memory_total_bytes)}",
-        ),
-        ("GPUs", ", ".join(gpu.name for gpu in machine.gpus) or "none seen"),
-        ("system", f"{machine.os_name}, kernel {machine.kernel}"),
-    ]
-    if machine.memory_limit_bytes is not None:
-        facts.append(("memory limit", mib(machine.memory_limit_bytes)))
-    if machine.board:
-        facts.append(("board", f"{machine.board} {machine.l4t}".strip()))
-    if machine.memory_bandwidth_bytes_per_s is not None:
-        facts.append(("memory bandwidth", f"{machine.memory_bandwidth_bytes_per_s / 1e9:.1f} GB/s"))
-    lines = [f"{name:<18}{value}" for name, value in facts]
-    lines += [f"{'engine':<18}{build.label} at {build.path}" for build in builds]
-    if not builds:
-        lines.append(f"{'engine':<18}none is installed: pip install xllamacpp")
-    lines += ["", "problems" if problems else "no problems found"]
-    for problem in problems:
-        lines.append(f"  {problem.what}  [{problem.id}]")
-        lines += [f"    evidence  {problem.evidence}", f"    try       {problem.remedy}"]
-    return "\n".join(lines)
 
 
 def models_text(registered: Sequence[Model], known: Sequence[tuple[str, str, str]]) -> str:
