@@ -37,7 +37,7 @@ def main() -> int:
     has_atheris = importlib.util.find_spec("atheris") is not None
     if options.fuzzer == "atheris" or (options.fuzzer == "auto" and has_atheris):
         return run_atheris(options.seconds, options.corpus, options.seed)
-    return run_hypothesis(options.seconds, options.seed)
+    return run_hypothesis(options.seconds, options.corpus, options.seed)
 
 
 def run_atheris(seconds: int, corpus: Path, seed: int) -> int:
@@ -69,32 +69,38 @@ def run_atheris_inside() -> int:
     return 0
 
 
-def run_hypothesis(seconds: int, seed: int) -> int:
+def run_hypothesis(seconds: int, corpus: Path, seed: int) -> int:
     """Draw inputs from the replay test's strategy until the time is over."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
-    from tests.fuzz.target import check
-    from tests.fuzz.test_replay import inputs
+    from tests.fuzz.strategies import inputs
 
-    ends, done, slowest = time.monotonic() + seconds, 0, 0.0
+    corpus.mkdir(exist_ok=True)
+    from tests.fuzz.target import check
+
+    ends, done, slowest, slow = time.monotonic() + seconds, 0, 0.0, b""
 
     def one(data: bytes) -> None:
-        nonlocal done, slowest
+        nonlocal done, slowest, slow
         if time.monotonic() > ends:
             return
-        started = time.perf_counter()
+        started = time.process_time()
         check(data)
-        slowest = max(slowest, time.perf_counter() - started)
+        taken = time.process_time() - started
+        if taken > slowest:
+            slowest, slow = taken, data
         done += 1
 
     while time.monotonic() < ends:
         quiet = [HealthCheck.too_slow]
-        limits = settings(max_examples=2000, deadline=1000, suppress_health_check=quiet,
+        limits = settings(max_examples=2000, deadline=None, suppress_health_check=quiet,
                           phases=[Phase.generate, Phase.shrink], database=None)  # fmt: skip
         seeded(seed)(limits(given(inputs)(one)))()
         seed += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{done} executions in {seconds} s, slowest {slowest * 1e3:.0f} ms, peak {peak} MiB")
+    (corpus / "slowest").write_bytes(slow)
+    print(f"{done} executions in {seconds} s, peak {peak} MiB")
+    print(f"slowest {slowest * 1e3:.0f} ms of processor time: {corpus / 'slowest'}")
     return 0
 
 

@@ -122,7 +122,7 @@ READERS: tuple[Callable[[bytes, int], None], ...] = (
 
 def text(value: str) -> bytes:
     """Return a string as GGUF writes it."""
-    return struct.pack("<Q", len(value)) + value.encode()
+    return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
 def seeds() -> dict[str, bytes]:

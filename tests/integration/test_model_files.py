@@ -290,3 +290,12 @@ def test_a_place_without_a_model_is_told(tmp_path: Path) -> None:
     (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
     with pytest.raises(UserError):
         read_place(tmp_path / "models--a--b")
+
+
+@pytest.mark.parametrize(
+    "spec", ["a" * 5000, "a\0b/c", "x/" * 3000 + "y.gguf", "~nobody-here/x.gguf"]
+)
+def test_an_absurd_path_is_told(spec: str) -> None:
+    """A name that no file system takes is an error of ours."""
+    with pytest.raises(UserError):
+        inspect(spec)

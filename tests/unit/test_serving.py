@@ -50,3 +50,9 @@ def test_each_family_has_its_verdict(model: Model, engines: str) -> None:
     """Formats, quantizations and roles decide; every verdict has a reason."""
     assert possible(model) == engines
     assert all(verdict.reason for verdict in servable_by(model))
+
+
+def test_awq_cannot_become_gguf() -> None:
+    """llama.cpp's converter takes GPTQ, not AWQ: the reason says which weights to use."""
+    assert "does not take awq" in servable_by(quantized("awq"))[0].reason
+    assert "convert_hf_to_gguf.py" in servable_by(quantized("gptq"))[0].reason

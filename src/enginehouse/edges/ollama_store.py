@@ -40,7 +40,15 @@ def stores() -> tuple[Path, ...]:
     """Return the stores of this machine: OLLAMA_MODELS, else the user's and the service's."""
     named = os.environ.get("OLLAMA_MODELS")
     candidates = [Path(named)] if named else [Path.home() / ".ollama" / "models", SERVICE_STORE]
-    return tuple(path for path in candidates if (path / "manifests").is_dir())
+    return tuple(path for path in candidates if _is_readable_store(path))
+
+
+def _is_readable_store(path: Path) -> bool:
+    """Whether a store is there for us: the service's home is often closed to other users."""
+    try:
+        return (path / "manifests").is_dir()
+    except PermissionError:
+        return False
 
 
 def find_manifest(name: str) -> Path:

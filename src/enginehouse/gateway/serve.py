@@ -38,9 +38,10 @@ class Listening:
 async def serve(
     plan: ServerPlan, listening: Listening, leases: LeaseBook, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM; a second one does not wait for requests to end.
 
     Raises:
+        KeyboardInterrupt: when it was asked to stop before it served.
         MachineError: `port.in_use`, before the engine is started.
         EngineError: `engine.failed`, when the engine cannot be kept running.
     """
@@ -53,8 +54,13 @@ async def serve(
         server = _server(build_app(supervisor, proxy, metrics), listening)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            server.force_exit = stop.is_set()
+            stop.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, interrupt)
         http = asyncio.ensure_future(_answer(server, bound))
         watcher = asyncio.ensure_future(_announce(supervisor, bound, listening.host, on_ready))
         stopping = asyncio.ensure_future(stop.wait())
@@ -72,6 +78,8 @@ async def serve(
             await proxy.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+        if stop.is_set() and not supervisor.last_token_at:
+            raise KeyboardInterrupt
 
 
 async def _announce(

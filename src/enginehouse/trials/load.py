@@ -65,6 +65,7 @@ class LoadShape:
     ignore_eos: bool = True
     temperature: float = 0.7
     seed: int = 1
+    cache_prompt: bool = True
 
 
 async def run_load(
@@ -178,6 +179,8 @@ def _body(shape: LoadShape, prompt: Prompt) -> dict[str, object]:
     }
     if shape.ignore_eos:
         body["ignore_eos"] = True
+    if not shape.cache_prompt:
+        body["cache_prompt"] = False
     return body
 
 
