@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +28,7 @@ KIND_NAMES = {
     "jetson": "Jetson", "raspberry-pi": "Raspberry Pi", "wsl2": "WSL2", "apple": "Apple",
     "virtual-machine": "virtual machine", "container": "in a container",
 }  # fmt: skip
+WIDTH = 100
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -66,10 +69,12 @@ def show(
     call: Call, found: Examination, facts: bool, more: dict[str, object] | None = None
 ) -> None:
     """Write an examination to stdout."""
-    colour = sys.stdout.isatty()
+    colour, width = sys.stdout.isatty(), WIDTH
+    if colour:
+        width = min(width, shutil.get_terminal_size().columns)
     call.show(
         document_of(found) | (more or {}),
-        lambda: facts_text(found) if facts else page(found, colour),
+        lambda: facts_text(found) if facts else page(found, colour, width),
     )
 
 
@@ -125,7 +130,7 @@ def show_age(seconds: float) -> str:
     return "now"
 
 
-def page(found: Examination, colour: bool = False) -> str:
+def page(found: Examination, colour: bool = False, width: int = WIDTH) -> str:
     """Show an examination for people: what the machine is, then its problems with remedies."""
     facts = found.facts
     lines = [_bold(headline(facts), colour)]
@@ -138,9 +143,9 @@ def page(found: Examination, colour: bool = False) -> str:
     lines.append("")
     before = ""
     for name, text in rows:
-        lines.append(f"  {name if name != before else '':<11}{text}")
+        lines += _wrapped(f"  {name if name != before else '':<11}", text, width)
         before = name
-    lines += ["", *_problems(found.problems, colour)]
+    lines += ["", *_problems(found.problems, colour, width)]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -182,6 +187,10 @@ def _cpu(facts: Facts) -> Iterator[Row]:
         cores += f", {logical} threads"
     if usable and usable != logical:
         cores += f", {usable} usable"
+    if quota := facts.number("cpu.quota_cores"):
+        cores += f", a quota of {quota:g} of them"
+    if offline := facts.whole("cpu.offline_cores"):
+        cores += f", {offline} more are switched off"
     yield "CPU", f"{facts.text('cpu.model')}; {cores}"
     details = [" ".join(facts.texts("cpu.isa")) or "none of the instruction sets looked for"]
     if governor := facts.text("cpu.governor"):
@@ -225,15 +234,16 @@ def _memory(found: Examination) -> Iterator[Row]:
 
 def _gpus(facts: Facts) -> Iterator[Row]:
     members = facts.members("gpu")
-    for member in members:
+    for number, member in enumerate(members):
+        label = f"GPU {number}" if len(members) > 1 else "GPU"
         parts = [facts.text(f"{member}.name")]
         if arch := facts.text(f"{member}.arch"):
             parts[0] += f" ({'compute capability ' if arch[0].isdigit() else ''}{arch})"
-        for name, label in (("driver", "driver"), ("cuda", "CUDA up to")):
+        for name, word in (("driver", "driver"), ("cuda", "CUDA up to")):
             if value := facts.text(f"{member}.{name}"):
-                parts.append(f"{label} {value}")
-        yield "GPU", ", ".join(parts)
-        yield "GPU", _gpu_memory(facts, member)
+                parts.append(f"{word} {value}")
+        yield label, ", ".join(parts)
+        yield label, _gpu_memory(facts, member)
         users = users_of(facts, member)
         if users:
             named = (
@@ -241,11 +251,12 @@ def _gpus(facts: Facts) -> Iterator[Row]:
                 f" (pid {user.pid})"
                 for user in users
             )
-            yield "GPU", f"held by {', '.join(named)}"
+            yield label, f"held by {', '.join(named)}"
     if not members:
         yield "GPU", "none seen"
     if facts.holds("nvidia.smi_lacks_memory"):
-        yield "GPU", "nvidia-smi cannot say here how much memory is used, nor by whom"
+        nor = ", nor by whom" if facts.holds("nvidia.smi_lacks_users") else ""
+        yield "GPU", f"nvidia-smi cannot say here how much memory is used{nor}"
 
 
 def _gpu_memory(facts: Facts, member: str) -> str:
@@ -324,7 +335,7 @@ def _disks(facts: Facts) -> Iterator[Row]:
         yield "ports", f"held: {', '.join(held)}"
 
 
-def _problems(problems: Sequence[Problem], colour: bool) -> Iterator[str]:
+def _problems(problems: Sequence[Problem], colour: bool, width: int) -> Iterator[str]:
     if not problems:
         yield "no problems found"
         return
@@ -338,10 +349,22 @@ def _problems(problems: Sequence[Problem], colour: bool) -> Iterator[str]:
         yield ""
         what = _bold(problem.what, colour)
         yield f"  {what}  [{problem.id}]"
-        yield f"    costs     {problem.costs}"
-        yield f"    evidence  {problem.evidence}"
+        yield from _wrapped("    costs     ", problem.costs, width)
+        yield from _wrapped("    evidence  ", problem.evidence, width)
         for number, remedy in enumerate(problem.remedies):
             yield f"    {'' if number else 'try':<10}{remedy}"
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    """Lay out a text beside its head; long words stay whole, so that paths can be copied."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head]
 
 
 def _size(facts: Facts, id: str) -> str:

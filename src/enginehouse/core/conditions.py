@@ -78,6 +78,7 @@ def _size(fact: Fact) -> str:
 FORMS: Mapping[str, Callable[[Fact], str]] = {
     "": lambda fact: show_value(fact.value),
     "size": _size,
+    "mhz": lambda fact: f"{float(str(fact.value)) / 1e6:.0f} MHz",
 }
 """How a fact is written into a text."""
 
@@ -87,7 +88,7 @@ def fill(text: str, facts: Facts) -> str:
 
     def write(match: re.Match[str]) -> str:
         fact = facts.fact(match[1])
-        return FORMS[match[2] or ""](fact) if fact else "unknown"
+        return (FORMS[match[2] or ""](fact) or "none") if fact else "unknown"
 
     return PLACE.sub(write, text)
 

@@ -65,8 +65,8 @@ class Facts:
 
     def whole(self, id: str) -> int | None:
         """Return a fact that is a number as a whole one, None when it is none or not known."""
-        number = self.number(id)
-        return None if number is None else int(number)
+        value = self.get(id)
+        return int(value) if isinstance(value, (int, float)) else None
 
     def texts(self, id: str) -> tuple[str, ...]:
         """Return a fact that is a list of texts, empty when it is not known."""

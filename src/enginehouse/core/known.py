@@ -49,7 +49,17 @@ class EngineImage:
     needs_driver_major: int = 0
     needs_l4t_major: int = 0
     for_l4t_major: int = 0
+    for_l4t_before: str = ""
     instead: str = ""
+
+
+IMAGE_PARTS = (
+    "needs_driver_major",
+    "needs_l4t_major",
+    "for_l4t_major",
+    "for_l4t_before",
+    "instead",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ def enrich(facts: Facts, known: Known) -> Facts:
     facts = facts.plus(_module_facts(facts, known.modules))
     facts = facts.plus(_speed_facts(facts, known.speeds))
     facts = facts.plus(_image_facts(facts, known.images))
-    return facts.plus(_shared_facts(facts))
+    facts = facts.plus(_shared_facts(facts))
+    return facts.plus(_engine_facts(facts))
 
 
 def _release_facts(facts: Facts, releases: tuple[Release, ...]) -> Iterator[Fact]:
@@ -137,7 +148,7 @@ def _image_facts(facts: Facts, images: tuple[EngineImage, ...]) -> Iterator[Fact
         image = next((one for one in images if re.search(one.pattern, name)), None)
         if image is None:
             continue
-        for part in ("needs_driver_major", "needs_l4t_major", "for_l4t_major", "instead"):
+        for part in IMAGE_PARTS:
             if value := getattr(image, part):
                 yield Fact(f"{member}.{part}", value, "knowledge images.toml", _age(facts))
 
@@ -153,6 +164,18 @@ def _shared_facts(facts: Facts) -> Iterator[Fact]:
             yield Fact(
                 f"{member}.stated_bandwidth_bytes_per_s", stated.value, stated.origin, _age(facts)
             )
+
+
+def _engine_facts(facts: Facts) -> Iterator[Fact]:
+    """Say whether a GPU that engines can use is here, and no engine that uses it."""
+    vendors = {facts.text(f"{member}.vendor") for member in facts.members("gpu")}
+    if not vendors & {"nvidia", "amd"} or not facts.members("engine"):
+        return
+    built = [facts.get(f"{member}.built_for") for member in facts.members("engine")]
+    reached = facts.holds("container.docker_reaches_gpu") and bool(facts.members("image"))
+    without = not reached and all(backends == ("CPU",) for backends in built)
+    origin = "from engine.*.built_for and image.*"
+    yield Fact("machine.gpu_without_engine", without, origin, _age(facts))
 
 
 def _age(facts: Facts) -> float:

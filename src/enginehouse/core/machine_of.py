@@ -46,7 +46,7 @@ def users_of(facts: Facts, member: str) -> tuple[GpuUser, ...]:
     users = []
     for line in facts.texts(f"{member}.users"):
         pid, size, name = line.split(" ", 2)
-        users.append(GpuUser(name, int(pid), int(size) if size.isdigit() else None))
+        users.append(GpuUser(name, int(pid), int(size) if size.isdecimal() else None))
     return tuple(sorted(users, key=lambda user: -(user.memory_bytes or 0)))
 
 

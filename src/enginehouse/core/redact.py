@@ -12,6 +12,8 @@ COMMON_NAMES = frozenset({
     "pi", "raspberrypi", "localhost", "runner", "default", "linux", "docker", "ollama",
 })  # fmt: skip
 """Names that say nothing about a person, and that are words of the facts themselves."""
+SHORTEST_NAME = 3
+"""Shorter ones name nobody, and stand in too many other words."""
 KEPT_FIELDS = {
     "cpuinfo": (
         "processor", "model name", "flags", "Features", "core id", "physical id", "Model",
@@ -49,19 +51,25 @@ def redact(text: str, names: Names) -> str:
         text = text.replace(names.home, "~")
     short_host = names.host.split(".")[0]
     for name, word in ((names.host, "HOST"), (short_host, "HOST"), (names.user, "USER")):
-        if len(name) > 1 and name.lower() not in COMMON_NAMES:
+        if len(name) >= SHORTEST_NAME and name.lower() not in COMMON_NAMES:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", word, text)
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     return text
 
 
+def redact_path(path: str, names: Names) -> str:
+    """Return a recorded file's path: the kernel's own stay (a host may be called `vm` or `cpu`)."""
+    kernels = path.startswith(("/proc/", "/sys/")) and not path.startswith("/sys/fs/cgroup/")
+    return path if kernels else redact(path, names)
+
+
 def redact_document(document: Any, names: Names) -> Any:
-    """Return JSON-like data with every text in it redacted, keys as well."""
+    """Return JSON-like data with every text in it redacted; keys are the probes' own words."""
     if isinstance(document, str):
         return redact(document, names)
     if isinstance(document, Mapping):
-        return {redact(str(key), names): redact_document(v, names) for key, v in document.items()}
+        return {key: redact_document(value, names) for key, value in document.items()}
     if isinstance(document, (list, tuple)):
         return [redact_document(entry, names) for entry in document]
     return document

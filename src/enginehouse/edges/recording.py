@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from enginehouse.core.errors import MachineError, UserError
-from enginehouse.core.redact import Names, keep_fields, redact, redact_document
+from enginehouse.core.redact import Names, keep_fields, redact, redact_document, redact_path
 from enginehouse.edges.seam import Answer, Source, clean
 
 KINDS = ("captured", "reconstructed")
@@ -188,18 +188,23 @@ class Recorder:
                 "sources": ["enginehouse doctor --record"],
             },
             "commands.json": [
-                {"argv": argv, "exit_code": said.exit_code, "output": said.output.splitlines()}
+                {
+                    "argv": argv,
+                    "exit_code": said.exit_code,
+                    "output": redact(said.output, names).splitlines(),
+                }
                 for argv, said in sorted(self.commands.items())
             ],
-            "listings.json": dict(sorted(self.listings.items())),
-            "answers.json": dict(sorted(self.answers.items())),
+            "listings.json": redact_document(dict(sorted(self.listings.items())), names),
+            "answers.json": redact_document(dict(sorted(self.answers.items())), names),
         }
         texts = {
-            f"files/{_inside(redact(path, names))}": redact(keep_fields(path, text), names) + "\n"
+            f"files/{_inside(redact_path(path, names))}": redact(keep_fields(path, text), names)
+            + "\n"
             for path, text in self.files.items()
         }
         texts |= {
-            name: json.dumps(redact_document(document, names), indent=1, ensure_ascii=False) + "\n"
+            name: json.dumps(document, indent=1, ensure_ascii=False) + "\n"
             for name, document in documents.items()
         }
         try:

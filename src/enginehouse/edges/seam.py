@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -114,6 +115,15 @@ def clean(text: str) -> str:
     return text.strip("\0 \n\t").replace("\0", " ")
 
 
+def whole_of(text: str) -> int | None:
+    """Return a text's whole number of at most 18 digits, None when it is none.
+
+    >>> whole_of("42"), whole_of("max"), whole_of("²")
+    (42, None, None)
+    """
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+
 @dataclass(frozen=True)
 class Reader:
     """A source with what probes need again and again: facts with their origin, parsed files."""
@@ -126,8 +136,7 @@ class Reader:
 
     def whole(self, path: str) -> int | None:
         """Return a file's whole number, None when it holds none (`max`, say)."""
-        text = self.text(path)
-        return int(text) if text.lstrip("-").isdigit() else None
+        return whole_of(self.text(path))
 
     def fact(self, id: str, value: Value, origin: str) -> Fact:
         """Make a fact that is as old as the source."""

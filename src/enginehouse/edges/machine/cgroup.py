@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from enginehouse.edges.seam import Reader
+from enginehouse.edges.seam import Reader, whole_of
 
 UNLIMITED_BYTES = 1 << 60
 
@@ -25,10 +25,11 @@ class Cgroup:
         """Read the tightest limits."""
         tightest = Cgroup()
         for line in reader.text("/proc/self/cgroup").splitlines():
-            _, controllers, path = line.split(":", 2)
+            number, _, rest = line.partition(":")
+            controllers, colon, path = rest.partition(":")
             names = controllers.split(",")
-            for folder in _upwards(path):
-                if controllers == "":
+            for folder in _upwards(path) if colon else ():
+                if number == "0":
                     tightest = tightest._tighter(_v2(reader, folder))
                 if "memory" in names:
                     tightest = tightest._tighter(_v1_memory(reader, folder))
@@ -58,10 +59,11 @@ class Cgroup:
 def _v2(reader: Reader, path: str) -> Cgroup:
     folder = f"/sys/fs/cgroup{path}"
     quota, _, period = reader.text(f"{folder}/cpu.max").partition(" ")
+    cores, each = whole_of(quota), whole_of(period)
     return Cgroup(
         _real_limit(reader.whole(f"{folder}/memory.max")),
         _used(reader, folder, "memory.current", "inactive_file"),
-        int(quota) / int(period) if quota.isdigit() and period.isdigit() else None,
+        cores / each if cores and each else None,
         f"{folder}/memory.max",
         f"{folder}/cpu.max",
     )

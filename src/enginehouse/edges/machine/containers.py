@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from enginehouse.core.facts import Fact
-from enginehouse.edges.seam import Reader
+from enginehouse.edges.seam import Reader, whole_of
 
 DOCKER = (
     "docker", "info", "--format", "{{.ServerVersion}}|{{.DefaultRuntime}}|{{json .Runtimes}}",
@@ -51,8 +51,8 @@ def _docker(reader: Reader, has_devices: bool) -> Iterator[Fact]:
         return
     version, default, runtimes = cells
     yield reader.from_command("container.docker", version, *DOCKER[:2])
-    if version.split(".")[0].isdigit():
-        yield reader.from_command("container.docker_major", int(version.split(".")[0]), *DOCKER[:2])
+    if (major := whole_of(version.split(".")[0])) is not None:
+        yield reader.from_command("container.docker_major", major, *DOCKER[:2])
     yield reader.from_command("container.docker_default_runtime", default, *DOCKER[:2])
     names = _runtimes(runtimes)
     yield reader.from_command("container.docker_runtimes", names, *DOCKER[:2])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from enginehouse.core.facts import Fact
 from enginehouse.edges.machine.cgroup import Cgroup
-from enginehouse.edges.seam import Reader
+from enginehouse.edges.seam import Reader, whole_of
 
 ISA = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",
@@ -23,7 +23,9 @@ ARM_PARTS = {
 }  # fmt: skip
 """Implementer/part of /proc/cpuinfo, as in the kernel's arch/arm64/include/asm/cputype.h."""
 INFO = "/proc/cpuinfo"
+PRESENT = "/sys/devices/system/cpu/present"
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+DRIVER = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"
 APPLE = ("sysctl", "-n", "machdep.cpu.brand_string", "hw.physicalcpu", "hw.memsize")
 
 
@@ -40,6 +42,9 @@ def cpu_facts(reader: Reader) -> Iterator[Fact]:
     yield reader.from_file("cpu.model", field(info, "model name") or _arm_name(info), INFO)
     yield reader.from_file("cpu.isa", tuple(name for name in ISA if name in flags), INFO)
     yield reader.from_file("cpu.logical_cores", processors, INFO)
+    present = count_cpus(reader.text(PRESENT))
+    if present > processors:
+        yield reader.from_file("cpu.offline_cores", present - processors, PRESENT)
     yield reader.from_file("cpu.physical_cores", _physical(info) or processors, INFO)
     if allowed:
         yield reader.from_file("cpu.allowed_cores", allowed, "/proc/self/status")
@@ -49,6 +54,8 @@ def cpu_facts(reader: Reader) -> Iterator[Fact]:
     yield reader.fact("cpu.usable_cores", max(1, usable), "from affinity and cgroup quota")
     if governor := reader.text(GOVERNOR):
         yield reader.from_file("cpu.governor", governor, GOVERNOR)
+    if driver := reader.text(DRIVER):
+        yield reader.from_file("cpu.frequency_driver", driver, DRIVER)
     nodes = count_cpus(reader.text("/sys/devices/system/node/online"))
     if nodes:
         yield reader.from_file("cpu.numa_nodes", nodes, "/sys/devices/system/node/online")
@@ -57,12 +64,13 @@ def cpu_facts(reader: Reader) -> Iterator[Fact]:
 def _apple(reader: Reader) -> Iterator[Fact]:
     said = reader.source.run(*APPLE)
     lines = said.output.splitlines() if said and said.worked else []
-    if len(lines) == 3 and lines[1].isdigit():
+    cores = whole_of(lines[1]) if len(lines) == 3 else None
+    if cores is not None:
         yield reader.from_command("cpu.model", lines[0], *APPLE)
         yield reader.from_command("cpu.isa", ("asimd",) if "Apple" in lines[0] else (), *APPLE)
-        yield reader.from_command("cpu.physical_cores", int(lines[1]), *APPLE)
-        yield reader.from_command("cpu.logical_cores", int(lines[1]), *APPLE)
-        yield reader.from_command("cpu.usable_cores", int(lines[1]), *APPLE)
+        yield reader.from_command("cpu.physical_cores", cores, *APPLE)
+        yield reader.from_command("cpu.logical_cores", cores, *APPLE)
+        yield reader.from_command("cpu.usable_cores", cores, *APPLE)
 
 
 def field(text: str, name: str) -> str:

@@ -71,6 +71,8 @@ def _llama_server(reader: Reader) -> Iterator[Fact]:
         "built_for": tuple(sorted(found)) or ("CPU",),
         "devices": tuple(text for _, text in devices),
     }
+    if vmm := re.search(r"VMM: (yes|no)", said.output):
+        values["vmm"] = vmm[1] == "yes"
     compiler = re.search(r"built with (.+?) for (\S+)", said.output)
     if compiler:
         values["compiler"] = compiler[1]

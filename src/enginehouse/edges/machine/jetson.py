@@ -15,6 +15,8 @@ MODES = "/etc/nvpmodel.conf"
 CLIENTS = "/sys/kernel/debug/nvmap/iovmm/clients"
 EMC = "/sys/kernel/debug/bpmp/debug/clk/emc/rate"
 EMC_CAP = "/sys/kernel/nvpmodel_emc_cap/emc_iso_cap"
+GPU_CLOCKS = ("/sys/class/devfreq/*gpu*/max_freq", "/sys/class/devfreq/*gv11b/max_freq")
+TARGET = ("systemctl", "get-default")
 CUDA = "/usr/local/cuda/version.json"
 PART = re.compile(r"p?(3767|3701|3668|2888|3448|3834|3310)-?(\d{4})")
 """A module's part number; other numbers beside it are the carrier board's."""
@@ -33,6 +35,9 @@ def jetson_facts(reader: Reader) -> Iterator[Fact]:
         return
     yield from _versions(reader, release)
     yield from _module(reader)
+    target = reader.source.run(*TARGET)
+    if target is not None and target.worked:
+        yield reader.from_command("jetson.default_target", target.output, *TARGET)
     yield from _power(reader)
     yield from _clocks(reader)
     yield from _temperatures(reader)
@@ -93,29 +98,31 @@ def _power(reader: Reader) -> Iterator[Fact]:
 
 
 def best_mode(modes: list[tuple[str, str]]) -> tuple[str, str]:
-    """Return (id, name) of the fastest mode: a MAXN one, else the one with the most watts.
+    """Return (id, name) of the fastest mode: a MAXN one, else that with most watts and cores.
 
     Ids cannot be trusted: 0 is the fastest on some boards and 15 W on others.
     """
 
-    def rank(mode: tuple[str, str]) -> tuple[bool, bool, int]:
-        watts = re.search(r"(\d+)W", mode[1])
-        return "MAXN_SUPER" in mode[1], "MAXN" in mode[1], int(watts[1]) if watts else 0
+    def rank(mode: tuple[str, str]) -> tuple[bool, bool, int, int]:
+        watts, cores = re.search(r"(\d+)W", mode[1]), re.search(r"(\d+)CORE", mode[1])
+        return (
+            "MAXN_SUPER" in mode[1],
+            "MAXN" in mode[1],
+            int(watts[1]) if watts else 0,
+            int(cores[1]) if cores else 0,
+        )
 
     return max(modes, key=rank)
 
 
 def _clocks(reader: Reader) -> Iterator[Fact]:
-    for path in reader.source.glob("/sys/class/devfreq/*gpu*/max_freq"):
+    for path in [found for name in GPU_CLOCKS for found in reader.source.glob(name)]:
         for part, file in (("max", path), ("now", path.replace("max_freq", "cur_freq"))):
             if (rate := reader.whole(file)) is not None:
                 yield reader.from_file(f"jetson.gpu_clock_{part}_hz", rate, file)
-        table = [
-            int(word)
-            for word in reader.text(path.replace("max_freq", "available_frequencies")).split()
-        ]
+        file = path.replace("max_freq", "available_frequencies")
+        table = [int(word) for word in re.findall(r"\b[0-9]{1,18}\b", reader.text(file))]
         if table:
-            file = path.replace("max_freq", "available_frequencies")
             yield reader.from_file("jetson.gpu_clock_best_hz", max(table), file)
         break
     if (rate := reader.whole(EMC)) is not None:

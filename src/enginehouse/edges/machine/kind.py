@@ -37,10 +37,12 @@ def kind_facts(reader: Reader) -> Iterator[Fact]:
     if board:
         yield reader.from_file("machine.board", board, BOARD)
     elif product:
-        yield reader.from_file("machine.board", f"{vendor} {product}".strip(), PRODUCT)
+        named = product.replace("_", " ")
+        whole = named if named.startswith(vendor) else f"{vendor} {named}".strip()
+        yield reader.from_file("machine.board", whole, PRODUCT)
     virtual = _virtual(reader, f"{vendor} {product}")
     if virtual:
-        yield reader.from_file("machine.virtual", virtual, PRODUCT)
+        yield reader.from_file("machine.virtual", virtual, PRODUCT if product else "/proc/cpuinfo")
     container = _container(reader)
     if container:
         yield reader.from_file("machine.container", container[0], container[1])

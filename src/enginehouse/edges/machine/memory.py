@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from enginehouse.core.facts import Fact
 from enginehouse.edges.machine.cgroup import Cgroup
-from enginehouse.edges.seam import Reader
+from enginehouse.edges.seam import Reader, whole_of
 
 INFO = "/proc/meminfo"
 PRESSURE = "/proc/pressure/memory"
@@ -47,7 +47,7 @@ def memory_facts(reader: Reader) -> Iterator[Fact]:
 
 def read_meminfo(reader: Reader) -> dict[str, int]:
     """Return /proc/meminfo in bytes."""
-    pairs = re.findall(r"^([\w()]+):\s+(\d+) kB", reader.text(INFO), re.M)
+    pairs = re.findall(r"^([\w()]+):\s+(\d{1,15}) kB", reader.text(INFO), re.M)
     return {name: int(kib) * 1024 for name, kib in pairs}
 
 
@@ -74,12 +74,12 @@ def _zram(reader: Reader) -> Iterator[Fact]:
     if any(sizes):
         yield reader.from_file("memory.zram_bytes", sum(sizes), devices[0])
         stats = [reader.text(path.replace("disksize", "mm_stat")).split() for path in devices]
-        used = sum(int(fields[2]) for fields in stats if len(fields) > 2 and fields[2].isdigit())
+        used = sum(whole_of(fields[2]) or 0 for fields in stats if len(fields) > 2)
         path = devices[0].replace("disksize", "mm_stat")
         yield reader.from_file("memory.zram_used_bytes", used, path)
 
 
 def _pressure(reader: Reader) -> Iterator[Fact]:
     text = reader.text(PRESSURE)
-    for kind, share in re.findall(r"^(some|full) avg10=([\d.]+)", text, re.M):
+    for kind, share in re.findall(r"^(some|full) avg10=(\d{1,3}\.\d+)", text, re.M):
         yield reader.from_file(f"memory.pressure_{kind}_percent", float(share), PRESSURE)

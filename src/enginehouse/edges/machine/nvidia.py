@@ -8,7 +8,7 @@ from typing import Any
 
 from enginehouse.core.facts import Fact
 from enginehouse.edges.machine.cpu import field
-from enginehouse.edges.seam import Answer, Reader
+from enginehouse.edges.seam import Answer, Reader, whole_of
 
 PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
 QUERY = "--query-gpu=name,driver_version,memory.total,memory.free,compute_cap"
@@ -97,7 +97,7 @@ def _smi_users(reader: Reader, program: str) -> tuple[str, ...]:
     return tuple(
         f"{pid} {_mib(size) or '-'} {name.rsplit('/', 1)[-1]}"
         for pid, name, size in (row for row in rows if len(row) == 3)
-        if pid.isdigit()
+        if whole_of(pid) is not None
     )
 
 
@@ -114,11 +114,15 @@ def _tegra(reader: Reader, name: str, arch: str) -> Iterator[Fact]:
         values["driver"] = driver[1] if driver else match[1] if match else None
     if cuda:
         values["cuda"] = cuda[1]
+    knows_users = bool(said) and "(nvgpu)" not in said
+    if knows_users:
+        values["users"] = _smi_users(reader, "nvidia-smi") or None
     origin = "file /proc/device-tree/compatible"
     yield from _gpu(reader, 0, values, f"{origin}, command nvidia-smi" if said else origin)
     if said:
         blind = "Not Supported" in said or "N/A" in said
         yield reader.from_command("nvidia.smi_lacks_memory", blind, "nvidia-smi")
+        yield reader.from_command("nvidia.smi_lacks_users", not knows_users, "nvidia-smi")
 
 
 def _gpu(reader: Reader, number: int, values: dict[str, Any], origin: str) -> Iterator[Fact]:
@@ -134,10 +138,11 @@ def _gpu(reader: Reader, number: int, values: dict[str, Any], origin: str) -> It
         if part != "name" and value is not None and not (shared and part.startswith("memory_")):
             yield reader.fact(f"{group}.{part}", value, origin)
     for part in ("cuda", "driver"):
-        if str(values.get(part) or "").split(".")[0].isdigit():
-            major = int(str(values[part]).split(".")[0])
+        major = whole_of(str(values.get(part) or "").split(".")[0])
+        if major is not None:
             yield reader.fact(f"{group}.{part}_major", major, f"from {group}.{part}")
 
 
 def _mib(text: str) -> int | None:
-    return int(text) << 20 if text.isdigit() else None
+    size = whole_of(text)
+    return None if size is None else size << 20

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from enginehouse.core.facts import Fact
+from enginehouse.edges.machine.cpu import APPLE
 from enginehouse.edges.seam import Reader
 
 VENDORS = {"0x1002": "amd", "0x8086": "intel"}
@@ -34,8 +35,9 @@ def other_gpu_facts(reader: Reader) -> Iterator[Fact]:
             yield from _card(reader, folder, vendor, f"gpu.{vendor}{number}")
     platform = reader.source.ask("platform") or {}
     if platform.get("system") == "Darwin" and platform.get("machine") == "arm64":
-        chip = str(platform.get("chip") or "Apple GPU")
-        yield reader.from_library("gpu.apple0.name", chip, "platform")
+        said = reader.source.run(*APPLE)
+        chip = next(iter(said.output.splitlines()), "") if said and said.worked else ""
+        yield reader.from_command("gpu.apple0.name", f"{chip or 'Apple'} GPU", *APPLE)
         yield reader.from_library("gpu.apple0.vendor", "apple", "platform")
         yield reader.from_library("gpu.apple0.unified", True, "platform")
 
