@@ -70,8 +70,13 @@ def uses_more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def write_random_gguf(path: Path, shape: Shape, mix: str, seed: int = 1) -> Path:
-    """Write a shape as a GGUF file with random weights of one mix of types."""
+def write_random_gguf(
+    path: Path, shape: Shape, mix: str, seed: int = 1, is_hollow: bool = False
+) -> Path:
+    """Write a shape as a GGUF file with random weights of one mix of types.
+
+    A hollow file has the right size and a hole in place of its weights: only its header is of use.
+    """
     generator = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_name("random weights")
@@ -87,6 +92,11 @@ def write_random_gguf(path: Path, shape: Shape, mix: str, seed: int = 1) -> Path
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    if is_hollow:
+        writer.close()
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size + 32 + sum(_padded_sizes(tensors)))
+        return path
     tiles = {kind: random_tile(kind, generator) for _, kind in tensors}
     for (name, dimensions, _), kind in tensors:
         size = byte_size(dimensions, kind)
@@ -96,6 +106,11 @@ def write_random_gguf(path: Path, shape: Shape, mix: str, seed: int = 1) -> Path
             writer.write_tensor_data(np.resize(tiles[kind], size))
     writer.close()
     return path
+
+
+def _padded_sizes(tensors: list[tuple[Tensor, Type]]) -> Iterator[int]:
+    for (_, dimensions, _), kind in tensors:
+        yield -(-byte_size(dimensions, kind) // 32) * 32
 
 
 def byte_size(dimensions: tuple[int, ...], kind: Type) -> int:

@@ -146,8 +146,10 @@ def _attention(shape: Shape) -> list[Tensor]:
     block.append(("attn_output.weight", (q, n), "matrix"))
     if arch == "qwen2":
         block += [
-            ("attn_q.bias", (q,), "f32"), ("attn_k.bias", (kv,), "f32"), ("attn_v.bias", (kv,), "f32"),
-        ]  # fmt: skip
+            ("attn_q.bias", (q,), "f32"),
+            ("attn_k.bias", (kv,), "f32"),
+            ("attn_v.bias", (kv,), "f32"),
+        ]
     if arch in ("qwen3", "qwen3moe", "gemma3", "lfm2"):
         block += [("attn_q_norm.weight", (size,), "f32"), ("attn_k_norm.weight", (size,), "f32")]
     if arch.startswith("gemma"):
@@ -197,7 +199,10 @@ def _feed_forward(shape: Shape, layer: int) -> list[Tensor]:
             ("ffn_up_exps.weight", (n, width, shape.experts), "matrix"),
         ]
     elif arch == "phi3":
-        block += [("ffn_up.weight", (n, 2 * width), "matrix"), ("ffn_down.weight", (width, n), "down")]
+        block += [
+            ("ffn_up.weight", (n, 2 * width), "matrix"),
+            ("ffn_down.weight", (width, n), "down"),
+        ]
     else:
         block += [
             ("ffn_gate.weight", (n, width), "matrix"),

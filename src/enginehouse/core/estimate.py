@@ -39,12 +39,14 @@ class MemoryPart:
 
     `is_reclaimable` marks pages of a file that are mapped but not read again once the model is
     loaded: they stand in the process's resident size, and the kernel may drop them at no cost.
+    `is_on_device` marks what lies in a GPU's memory, where that is a memory of its own.
     """
 
     name: str
     bytes: Range
     is_reclaimable: bool = False
     note: str = ""
+    is_on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class MemoryEstimate:
         return _sum(part.bytes for part in self.parts if not part.is_reclaimable)
 
     @property
+    def on_device(self) -> Range:
+        """What of the total lies in a GPU's memory."""
+        return _sum(part.bytes for part in self.parts if part.is_on_device)
+
+    @property
+    def on_host(self) -> Range:
+        """What of the total lies in the main memory."""
+        return _sum(
+            part.bytes for part in self.parts if not (part.is_on_device or part.is_reclaimable)
+        )
+
+    @property
     def resident(self) -> Range:
         """What the process is seen to hold at its peak, mapped file pages included."""
         return _sum(part.bytes for part in self.parts)
@@ -67,9 +81,14 @@ class MemoryEstimate:
         """Return one part's bytes, 0 where there is none of that name."""
         return _sum(part.bytes for part in self.parts if part.name == name)
 
-    def with_part(self, part: MemoryPart) -> MemoryEstimate:
-        """Return the estimate with one part more."""
-        return replace(self, parts=(*self.parts, part))
+    def times(self, factor: float) -> MemoryEstimate:
+        """Return the estimate with every part that cannot be given back scaled by one factor."""
+        return MemoryEstimate(
+            tuple(
+                part if part.is_reclaimable else replace(part, bytes=part.bytes.times(factor))
+                for part in self.parts
+            )
+        )
 
 
 def _sum(ranges: Iterable[Range]) -> Range:

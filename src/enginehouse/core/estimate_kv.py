@@ -18,9 +18,9 @@ CELL_STEP = 256
 WINDOWED = ("sliding", "chunked")
 BYTES_PER_ELEMENT = {name.lower(): size / block for name, block, size in GGML_TYPES.values()}
 """A ggml type's name → bytes an element takes."""
-CHECKPOINTS_A_PROMPT = 2
 MOST_CHECKPOINTS = 32
-"""llama-server keeps copies of what cannot be rolled back: two a prompt, 32 a slot at most."""
+"""llama-server keeps copies of what cannot be rolled back: at a prompt's end and a batch before it,
+32 a slot at most."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range, exactly, within
 from enginehouse.core.estimate_kv import (
-    CHECKPOINTS_A_PROMPT,
     MOST_CHECKPOINTS,
     CacheShape,
     checkpoint_bytes,
@@ -27,7 +26,7 @@ from enginehouse.core.llama_graph import F16, F32, Batch, compute_buffer
 from enginehouse.core.model import Model, TensorGroup
 
 MIB = 2.0**20
-RUNTIME_BYTES = Range(5 * MIB, 14.5 * MIB, 40 * MIB)
+RUNTIME_BYTES = Range(5 * MIB, 16.5 * MIB, 40 * MIB)
 CODE_BYTES = Range(8 * MIB, 20.1 * MIB, 30 * MIB)
 """Measured with the wheel (a Python interpreter and its library); a bare program has less."""
 TOKEN_BYTES, MERGE_BYTES = 215, 150
@@ -88,14 +87,15 @@ def estimate_llama(model: Model, settings: LlamaSettings) -> MemoryEstimate:
     return MemoryEstimate(tuple(part for part in parts if part.bytes.high > 0))
 
 
-def repacked_bytes(model: Model, isa: Collection[str]) -> int:
+def repacked_bytes(model: Model, isa: Collection[str]) -> float:
     """Return the bytes of the weights that exist a second time, in the CPU's own layout."""
-    return sum(group.bytes for group in model.groups if _is_repacked(group, isa)) - _unpackable(
+    return sum(group.bytes for group in model.groups if is_repacked(group, isa)) - _unpackable(
         model, isa
     )
 
 
-def _is_repacked(group: TensorGroup, isa: Collection[str]) -> bool:
+def is_repacked(group: TensorGroup, isa: Collection[str]) -> bool:
+    """Whether the CPU backend copies a group's tensors into a layout of its own."""
     if group.tensor_class not in REPACKED_CLASSES:
         return False
     if "avx2" in isa:
@@ -113,7 +113,7 @@ def _unpackable(model: Model, isa: Collection[str]) -> float:
         (group for group in model.groups if group.tensor_class == "attention"),
         key=lambda group: group.bytes,
     )
-    if not _is_repacked(group, isa):
+    if not is_repacked(group, isa):
         return 0
     blocks = [block for block in model.blocks if block.kind == "full"]
     rope = blocks[0].k_elements - mla.kv_rank if blocks else 0
@@ -137,7 +137,9 @@ def _weights(model: Model, settings: LlamaSettings) -> tuple[MemoryPart, ...]:
     place = "in GPU memory" if settings.has_gpu else "in the CPU's layout"
     return (
         MemoryPart("weights", exactly(in_place), note="read from the mapped file"),
-        MemoryPart(f"weights {place}", exactly(copied), note="a copy"),
+        MemoryPart(
+            f"weights {place}", exactly(copied), note="a copy", is_on_device=settings.has_gpu
+        ),
         MemoryPart("file pages", exactly(mapped - in_place), is_reclaimable=True),
         MemoryPart("projector", exactly(projector)),
     )
@@ -152,24 +154,26 @@ def _embedding_rows(model: Model, settings: LlamaSettings) -> float:
 
 
 def _caches(model: Model, settings: LlamaSettings) -> tuple[MemoryPart, ...]:
-    shape = settings.cache
+    shape, on_device = settings.cache, settings.has_gpu
+    first = max(settings.longest_prompt - settings.ubatch, 0)
     one = checkpoint_bytes(model, shape, settings.longest_prompt) * settings.slots
+    both = one + (checkpoint_bytes(model, shape, first) * settings.slots if first else 0.0)
     cache = settings.prompt_cache_bytes
     return (
-        MemoryPart("KV cache", exactly(full_cache_bytes(model, shape))),
-        MemoryPart("KV cache, windows", exactly(window_cache_bytes(model, shape))),
-        MemoryPart("recurrent state", exactly(state_bytes(model, settings.slots))),
+        MemoryPart("KV cache", exactly(full_cache_bytes(model, shape)), is_on_device=on_device),
+        MemoryPart(
+            "window cache", exactly(window_cache_bytes(model, shape)), is_on_device=on_device
+        ),
+        MemoryPart(
+            "recurrent state", exactly(state_bytes(model, settings.slots)), is_on_device=on_device
+        ),
         MemoryPart(
             "checkpoints",
-            Range(0.0, _prompt_checkpoints(settings) * one, MOST_CHECKPOINTS * one),
+            Range(0.0, both, MOST_CHECKPOINTS * one),
             note="copies of what cannot be rolled back, on the host",
         ),
         MemoryPart("prompt cache", Range(0.0, 0.0, cache), note="fills as conversations change"),
     )
-
-
-def _prompt_checkpoints(settings: LlamaSettings) -> int:
-    return CHECKPOINTS_A_PROMPT if settings.longest_prompt > settings.ubatch + 4 else 1
 
 
 def _compute(model: Model, settings: LlamaSettings) -> tuple[MemoryPart, ...]:
@@ -181,12 +185,13 @@ def _compute(model: Model, settings: LlamaSettings) -> tuple[MemoryPart, ...]:
     reserved = compute_buffer(model, _batch(model, settings, settings.context, settings.ubatch))
     tokens = settings.longest_prompt
     rows = min(settings.ubatch, tokens * settings.slots)
-    used = compute_buffer(model, _batch(model, settings, tokens, rows), is_reserved=False)
-    used = min(used, reserved)
+    used = min(compute_buffer(model, _batch(model, settings, tokens, rows)), reserved)
     outputs = settings.slots * model.vocabulary_size * F32
     low = used * 0.95
     return (
-        MemoryPart("compute buffers", Range(low, used, max(reserved, used))),
+        MemoryPart(
+            "compute buffers", Range(low, used, max(reserved, used)), is_on_device=settings.has_gpu
+        ),
         MemoryPart("output buffer", exactly(outputs)),
         MemoryPart("work buffer", within(work_bytes(model, settings, rows), 0.2)),
     )
@@ -234,5 +239,5 @@ def _run_time(model: Model, settings: LlamaSettings) -> tuple[MemoryPart, ...]:
         MemoryPart("draft", exactly(draft), note="table of n-grams"),
         MemoryPart("run time", RUNTIME_BYTES),
         MemoryPart("program", CODE_BYTES, note="mapped code"),
-        MemoryPart("CUDA context", context),
+        MemoryPart("CUDA context", context, is_on_device=True),
     )

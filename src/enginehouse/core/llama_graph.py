@@ -36,14 +36,25 @@ class Batch:
     has_rotation: bool = False
 
 
-def compute_buffer(model: Model, batch: Batch, is_reserved: bool = True) -> int:
-    """Return the bytes of the compute buffer for the batch.
+def compute_buffer(model: Model, batch: Batch) -> int:
+    """Return the bytes of the compute buffer for the batch."""
+    return peak_bytes(_build(Graph(), model, batch).nodes)
 
-    `is_reserved` counts inputs that are set aside and never written (embeddings given from
-    outside), which the buffer has but the process never touches.
+
+def _rotations(graph: Graph, model: Model, caches: int) -> int:
+    """The matrices that spread outliers over a head before it is quantized (llama-kv-cache.cpp).
+
+    K's is as large as divides the head's size (a power of 2 from 64 on), V's is 64 wide.
     """
-    graph = Graph()
-    return peak_bytes(_build(graph, model, batch, is_reserved).nodes)
+    number = graph.input(0)
+    for _ in range(caches):
+        head = max((block.key_length for block in model.blocks), default=0)
+        size = 64
+        while head % (2 * size) == 0 and head:
+            size *= 2
+        number = graph.input(size * size * F32)
+        graph.input(64 * 64 * F32)
+    return number
 
 
 @dataclass(frozen=True)
@@ -57,19 +68,17 @@ class _Inputs:
     states: int
 
 
-def _build(graph: Graph, model: Model, batch: Batch, is_reserved: bool) -> Graph:
+def _build(graph: Graph, model: Model, batch: Batch) -> Graph:
     width = model.embedding_length * batch.tokens * F32
     tokens = graph.input(batch.tokens * I32)
-    if is_reserved:
-        graph.input(width)
-        given = graph.input(width)
+    graph.input(width)
+    given = graph.input(width)
     inputs = _inputs(graph, model, batch)
     outputs = graph.input(batch.outputs * I32)
     current = graph.new(width, tokens)
-    if is_reserved:
-        other = graph.new(width, tokens)
-        graph.new(width, given)
-        graph.read(other)
+    other = graph.new(width, tokens)
+    graph.new(width, given)
+    graph.read(other)
     if model.architecture.startswith("gemma"):
         current = graph.over(width, current)
     blocks = _representative(tuple(block for block in model.blocks if not block.is_draft))
@@ -106,7 +115,7 @@ def _inputs(graph: Graph, model: Model, batch: Batch) -> _Inputs:
         values = values if has_full else window_values
         window_mask = graph.input(batch.window_cells * batch.tokens * mask_size)
     if batch.has_rotation:
-        rotation = graph.input(256 * 256 * F32)
+        rotation = _rotations(graph, model, int(has_full) + int(has_window))
     if any(block.state_bytes for block in model.blocks):
         states = graph.input(batch.sequences * I32)
     return _Inputs(mask, window_mask, keys, values, positions, rotation, states)
