@@ -180,9 +180,9 @@ def report(rows: Sequence[Row]) -> None:
     summary("resident, corrected (of the others of its architecture)", corrected, measured)
     summary("needed, uncorrected", [row.predicted.total.expected for row in rows], needed)
     summary("file size + f16 KV", [row.ollama for row in rows], measured)
-    dry = [(row.dry, float(row.resident)) for row in rows if row.dry]
-    if dry:
-        summary("llama-fit-params", [pair[0] for pair in dry], [pair[1] for pair in dry])
+    asked = [(row.dry, float(row.resident)) for row in rows if row.dry]
+    if asked:
+        summary("llama-fit-params", [pair[0] for pair in asked], [pair[1] for pair in asked])
 
 
 def correction(row: Row, rows: Sequence[Row]) -> float:

@@ -46,9 +46,9 @@ def linear(context: int, sequences: int) -> MemoryEstimate:
     return MemoryEstimate((MemoryPart("weights", exactly(GIB)), MemoryPart("KV", exactly(kv))))
 
 
-def row(estimate: MemoryEstimate, budget: Budget, **more: int) -> FitRow:
+def row(estimate: MemoryEstimate, budget: Budget, most_context: int = 0) -> FitRow:
     """A row to be judged."""
-    return FitRow("llama.cpp", "Q4_0", "f16", 1024, 1, estimate, budget, NOT, "", **more)
+    return FitRow("llama.cpp", "Q4_0", "f16", 1024, 1, estimate, budget, NOT, "", most_context)
 
 
 def test_the_largest_context_fills_the_budget_and_no_more() -> None:
@@ -157,10 +157,10 @@ def test_rates_add_up_the_time_of_each_group() -> None:
     """One token's time is the sum over tensor groups, KV cache, layers and itself."""
     rates = Rates(
         {"Q4_0 repacked": 10e9, "Q8_0": 5e9}, {"Q4_0 repacked": 50e9, "Q8_0": 40e9}, 20e9,
-        layer_s=1e-5, token_s=1e-3,
+        layer_s=1e-5, entry_s=1e-8, prefill_factor=1.0,
     )  # fmt: skip
     speed = speed_from_rates(LLAMA, rates, ("avx2",), kv_bytes=2e6)
-    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + 2e6 / 20e9 + 30e-5 + 1e-3
+    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + 2e6 / 20e9 + 30e-5 + 49152e-8
     assert speed is not None
     assert speed.decode.expected == pytest.approx(1 / seconds)
     assert speed.prefill is not None

@@ -19,6 +19,8 @@ USUAL_SHARE = Range(0.3, 0.6, 0.9)
 """Share of the bandwidth's bound that engines reach on memory that is the limit."""
 PREFILL_SHARE = Range(0.2, 0.5, 0.9)
 DECODE_SPREAD, PREFILL_SPREAD = 0.2, 0.3
+LAYER_S, ENTRY_S, PREFILL_FACTOR = 3e-5, 5e-9, 0.85
+"""Used until `./dev bench fit_speed` has fitted them to a few shapes on this machine."""
 READ_CLASSES = ("output", "attention", "recurrent", "feed-forward", "experts", "norms", "other")
 
 
@@ -28,15 +30,16 @@ class Rates:
 
     `decode_bytes_per_s` and `prefill_flop_per_s` are those of a matrix product by the weights'
     type, ` repacked` appended where the engine copies the type into another layout.
-    `layer_s` is the cost of a layer in one step beside its products, `token_s` of one token.
+    `layer_s` is the cost of a layer in one step beside its products, `entry_s` that of one entry of
+    the vocabulary in choosing a token, `prefill_factor` what a prompt reaches of its products' rate.
     """
 
     decode_bytes_per_s: dict[str, float] = field(default_factory=dict)
     prefill_flop_per_s: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = 0.0
-    layer_s: float = 0.0
-    token_s: float = 0.0
-    prefill_factor: float = 1.0
+    layer_s: float = LAYER_S
+    entry_s: float = ENTRY_S
+    prefill_factor: float = PREFILL_FACTOR
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,28 @@ def speed_from_rates(
     model: Model, rates: Rates, isa: Collection[str], kv_bytes: float = 0.0
 ) -> Speed | None:
     """Predict from measured rates; None where the rate of one of the model's types is missing."""
+    products = product_seconds(model, rates, isa)
+    if products is None or not rates.bandwidth_bytes_per_s:
+        return None
+    decode_s, prefill_s = products
+    decode_s += kv_bytes / rates.bandwidth_bytes_per_s
+    decode_s += model.layers * rates.layer_s + model.vocabulary_size * rates.entry_s
+    read = model.bytes_per_token + kv_bytes
+    return Speed(
+        decode=within(1.0 / decode_s, DECODE_SPREAD),
+        prefill=within(rates.prefill_factor / prefill_s, PREFILL_SPREAD),
+        bound=rates.bandwidth_bytes_per_s / read,
+        bytes_per_token=read,
+        bandwidth_bytes_per_s=rates.bandwidth_bytes_per_s,
+        basis="this build's matrix products, measured here",
+    )
+
+
+def product_seconds(model: Model, rates: Rates, isa: Collection[str]) -> tuple[float, float] | None:
+    """Return the seconds that one decoded and one prefilled token spend in matrix products.
+
+    None where the rate of one of the model's types is missing.
+    """
     decode_s, prefill_s = 0.0, 0.0
     for group in model.groups:
         share = _active_share(model, group)
@@ -90,19 +115,7 @@ def speed_from_rates(
         is_head = group.tensor_class == "output" or _is_shared_table(model, group)
         if not is_head:
             prefill_s += 2.0 * group.elements * share / rates.prefill_flop_per_s[name]
-    if not (decode_s and prefill_s and rates.bandwidth_bytes_per_s):
-        return None
-    decode_s += kv_bytes / rates.bandwidth_bytes_per_s
-    decode_s += model.layers * rates.layer_s + rates.token_s
-    read = model.bytes_per_token + kv_bytes
-    return Speed(
-        decode=within(1.0 / decode_s, DECODE_SPREAD),
-        prefill=within(rates.prefill_factor / prefill_s, PREFILL_SPREAD),
-        bound=rates.bandwidth_bytes_per_s / read,
-        bytes_per_token=read,
-        bandwidth_bytes_per_s=rates.bandwidth_bytes_per_s,
-        basis="this build's matrix products, measured here",
-    )
+    return (decode_s, prefill_s) if decode_s and prefill_s else None
 
 
 def rate_name(group: TensorGroup, isa: Collection[str]) -> str:
