@@ -30,8 +30,8 @@ class Rates:
 
     `decode_bytes_per_s` and `prefill_flop_per_s` are those of a matrix product by the weights'
     type, ` repacked` appended where the engine copies the type into another layout.
-    `layer_s` is the cost of a layer in one step beside its products, `entry_s` that of one entry of
-    the vocabulary in choosing a token, `prefill_factor` what a prompt reaches of its products' rate.
+    `layer_s` is the cost of a layer in one step beside its products, `entry_s` that of an entry of
+    the vocabulary in choosing a token, `prefill_factor` what prompts reach of their products' rate.
     """
 
     decode_bytes_per_s: dict[str, float] = field(default_factory=dict)
