@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -167,7 +167,7 @@ def report(rounds: dict[str, list[Round]], folder: Path) -> None:
     isa = look_at_machine().isa
     for shape, mix in JUDGED:
         model = model_of(shape, mix, folder)
-        kv = full_cache_bytes(replace(model), CacheShape(PROMPT + DECODE))
+        kv = full_cache_bytes(model, CacheShape(PROMPT + DECODE))
         found = [
             (one, speed)
             for one in rounds.get(f"{shape} {mix}", [])

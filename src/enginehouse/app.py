@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -209,14 +211,23 @@ class House:
         """Judge every registered model, the best first."""
         return self._fitter().fit_all(request, snapshot)
 
-    def measure_rates(self) -> None:
+    def measure_rates(self, model: Model | None) -> None:
         """Measure bandwidth, compute and the engine's products, for better predictions of speed."""
         self.measure()
-        self._fitter().measure_rates()
+        self._fitter().measure_rates(model)
 
     def _fitter(self) -> Fitter:
         reserve = self.settings.bytes("trials.memory_reserve")
-        return Fitter(self._records, self.look, self.builds, reserve)
+        return Fitter(self._records, self.look, self.builds, self._models_that_are_here, reserve)
+
+    def _models_that_are_here(self) -> tuple[Model, ...]:
+        """Return the registered models whose files are still there, their headers read again."""
+        found = []
+        for model in self.models():
+            with suppress(UserError):
+                here = self.inspect_model(model.path, SilentProgress())
+                found.append(dataclasses.replace(here, name=model.name))
+        return tuple(found)
 
     # propose, try, diagnose, measure, choose
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Fitter:
     records: Records
     look: Callable[[], Machine]
     builds: Callable[[], tuple[Build, ...]]
+    models: Callable[[], tuple[Model, ...]]
     reserve_bytes: float
 
     def fit(
@@ -54,31 +55,34 @@ class Fitter:
             return FitReport(model, name, rows)
         machine, build = self.look(), self._llama_build()
         known = Known(self._correction(model, machine, build), self._rates(model, machine, build))
+        has_gpu = bool(machine.gpus) and build is not None and build.kind == "binary"
+        request = dataclasses.replace(request, has_gpu_build=has_gpu)
         rows = fit_model(model, machine, request, known)
         asked = self._ask(model, request, build) if asks_engine else ()
         return FitReport(model, "this machine", rows, asked)
 
     def fit_all(self, request: FitRequest, snapshot: Path | None) -> tuple[FitReport, ...]:
         """Judge every registered model, its best way first, the best model first."""
-        reports = [self.fit(model, request, snapshot) for model in self.records.models()]
+        reports = [self.fit(model, request, snapshot) for model in self.models()]
         ranked = [dataclasses.replace(report, rows=rank(report.rows)) for report in reports]
         with_rows = [report for report in ranked if report.rows]
         order = rank(tuple(report.rows[0] for report in with_rows))
         places = {id(row): place for place, row in enumerate(order)}
         return tuple(sorted(with_rows, key=lambda report: places[id(report.rows[0])]))
 
-    def measure_rates(self, names: Sequence[str] = PROBED) -> Rates | None:
-        """Measure the wheel's matrix products by type, and keep them for machine and build."""
+    def measure_rates(self, model: Model | None) -> None:
+        """Measure the wheel's products for a model's types, and keep them for machine and build."""
         from enginehouse.edges.rates import measure_rates
 
         machine, build = self.look(), self._llama_build()
         if build is None:
-            return None
-        mark = machine.fingerprint()
+            return
+        mark, names = machine.fingerprint(), PROBED
+        if model is not None:
+            names = tuple(sorted({rate_name(group, machine.isa) for group in model.groups}))
         for name, (decode, prefill) in measure_rates(names, machine.usable_cores).items():
             self.records.store_machine_value(mark, _key(build, "decode", name), decode)
             self.records.store_machine_value(mark, _key(build, "prefill", name), prefill)
-        return None
 
     def _llama_build(self) -> Build | None:
         return next((build for build in self.builds() if build.engine == "llama.cpp"), None)

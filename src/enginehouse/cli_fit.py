@@ -62,14 +62,14 @@ def fit(
         utilization=gpu_memory_utilization or 0.0,
     )
     with call.house() as house:
+        found = house.inspect_model(model, open_progress()) if model else None
         if measure and snapshot is None:
-            house.measure_rates()
-        if model is None:
+            house.measure_rates(found)
+        if found is None:
             reports = house.fit_all(request, snapshot)
             call.show({"models": [document_of(report) for report in reports]},
                       lambda: ranking(reports))  # fmt: skip
             return
-        found = house.inspect_model(model, open_progress())
         report = house.fit(found, request, snapshot, ask_engine)
     call.show(document_of(report, observed), lambda: page(report, observed))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from enginehouse.core.conditions import show_size
+from enginehouse.core.estimate import MemoryEstimate
 from enginehouse.core.estimate_vllm import VllmPlan, VllmSettings, estimate_vllm, plan_vllm
 from enginehouse.core.fit import FITS, NOT, TIGHT, Budget, FitRow, largest_context, most_sequences
 from enginehouse.core.machine import Machine
@@ -132,7 +133,7 @@ def fit_vllm(
     best = fitting_utilization(model, machine, asked)
     wanted = replace(asked, utilization=best or asked.utilization) if settings is None else asked
 
-    def estimate(tokens: int, count: int):  # type: ignore[no-untyped-def]
+    def estimate(tokens: int, count: int) -> MemoryEstimate:
         return estimate_vllm(model, replace(wanted, context=tokens, sequences=count))
 
     row = FitRow(
