@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.choice import Choice, stale_reasons
 from enginehouse.core.choose import Ranked, choose
@@ -21,6 +24,7 @@ from enginehouse.core.engine import Endpoint, Engine, Launch
 from enginehouse.core.errors import EngineError, UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
+from enginehouse.core.fit_model import FitRequest
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
@@ -196,6 +200,34 @@ class House:
     def remove_model(self, name: str) -> bool:
         """Forget a model; its file stays. False when there was none of that name."""
         return self._records.forget(name)
+
+    def fit(
+        self, model: Model, request: FitRequest, snapshot: Path | None, asks_engine: bool = False
+    ) -> FitReport:
+        """Predict whether and how fast a model runs on this machine, or on a recorded one."""
+        return self._fitter().fit(model, request, snapshot, asks_engine)
+
+    def fit_all(self, request: FitRequest, snapshot: Path | None) -> tuple[FitReport, ...]:
+        """Judge every registered model, the best first."""
+        return self._fitter().fit_all(request, snapshot)
+
+    def measure_rates(self, model: Model | None) -> None:
+        """Measure bandwidth, compute and the engine's products, for better predictions of speed."""
+        self.measure()
+        self._fitter().measure_rates(model)
+
+    def _fitter(self) -> Fitter:
+        reserve = self.settings.bytes("trials.memory_reserve")
+        return Fitter(self._records, self.look, self.builds, self._models_that_are_here, reserve)
+
+    def _models_that_are_here(self) -> tuple[Model, ...]:
+        """Return the registered models whose files are still there, their headers read again."""
+        found = []
+        for model in self.models():
+            with suppress(UserError):
+                here = self.inspect_model(model.path, SilentProgress())
+                found.append(dataclasses.replace(here, name=model.name))
+        return tuple(found)
 
     # propose, try, diagnose, measure, choose
 

@@ -23,6 +23,7 @@ from enginehouse.cli_call import (
     workload_option,
 )
 from enginehouse.cli_doctor import doctor
+from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
@@ -210,6 +211,7 @@ def _no_choice(what: str, arguments: str) -> UserError:
 for group in (models, trials, config):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
+command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
 
 
 @command(cli, "completion", 'eval "$(enginehouse completion bash)"')
