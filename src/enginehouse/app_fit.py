@@ -77,7 +77,8 @@ class Fitter:
         machine, build = self.look(), self._llama_build()
         if build is None:
             return
-        mark, names = machine.fingerprint(), PROBED
+        mark = machine.fingerprint()
+        names: tuple[str, ...] = PROBED
         if model is not None:
             names = tuple(sorted({rate_name(group, machine.isa) for group in model.groups}))
         for name, (decode, prefill) in measure_rates(names, machine.usable_cores).items():

@@ -14,7 +14,8 @@ from enginehouse.core.doctor import COSTS, Rule
 from enginehouse.core.errors import InternalError
 from enginehouse.core.facts import Value
 from enginehouse.core.known import EngineImage, Known, MemorySpeed, Module, Release
-from enginehouse.knowledge.loader import SOURCE, STATUSES, parse_toml
+from enginehouse.knowledge.signatures_loader import SOURCE, STATUSES
+from enginehouse.knowledge.toml import parse_toml
 
 ROOT = files("enginehouse.knowledge") / "machine"
 GROUPS = ("gpu", "engine", "image")
