@@ -47,7 +47,7 @@ class Score:
 
     @property
     def is_exact(self) -> bool:
-        return self.verdict.cause == self.case["cause"]
+        return bool(self.verdict.cause == self.case["cause"])
 
     @property
     def is_named(self) -> bool:
@@ -105,7 +105,9 @@ def show_misses(scores: Sequence[Score]) -> None:
     """Print the cases that were not named exactly."""
     for score in scores:
         if not score.is_exact:
-            word = "named" if score.is_named else "WRONG" if score.is_confidently_wrong else "missed"
+            word = (
+                "named" if score.is_named else "WRONG" if score.is_confidently_wrong else "missed"
+            )
             said = f"{score.verdict.cause} ({score.verdict.confidence.value})"
             print(f"  {word:<6} {score.case['id']}: {score.case['cause']} <- {said}"
                   f" [{score.verdict.signature}]")  # fmt: skip

@@ -22,6 +22,7 @@ from enginehouse.cli_call import (
     port_option,
     workload_option,
 )
+from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_groups import config, models, trials
 from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.core.errors import EXIT_CODES, UserError
@@ -218,6 +219,7 @@ def doctor(call: Call) -> None:
 
 for group in (models, trials, config):
     cli.add_command(group)
+register_explain(cli)
 
 
 @command(cli, "completion", 'eval "$(enginehouse completion bash)"')
