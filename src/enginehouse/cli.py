@@ -23,6 +23,7 @@ from enginehouse.cli_call import (
     workload_option,
 )
 from enginehouse.cli_doctor import doctor
+from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
@@ -212,6 +213,7 @@ for group in (models, trials, config):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
+register_explain(cli)
 
 
 @command(cli, "completion", 'eval "$(enginehouse completion bash)"')

@@ -128,7 +128,7 @@ model_argument = click.argument("model", required=False, shell_complete=complete
 
 
 def command(
-    group: click.Group, name: str, example: str
+    group: click.Group, name: str, example: str, kind: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Register a command that takes `--json` and shows an example in its help."""
 
@@ -137,6 +137,6 @@ def command(
             "--json", is_flag=True, callback=_keep_json, expose_value=False,
             help="Write one JSON document to stdout.",
         )(click.pass_obj(function))  # fmt: skip
-        return group.command(name, epilog=f"\b\nExample:\n  {example}")(with_json)
+        return group.command(name, kind, epilog=f"\b\nExample:\n  {example}")(with_json)
 
     return register

@@ -31,10 +31,12 @@ def read_log(signature: Signature) -> str:
 def facts_for(signature: Signature) -> Facts:
     """Return facts under which a signature's conditions hold."""
     when = signature.when
+    quiet = (Kind.BENIGN, Kind.DEGRADED)
+    code = 1 if signature.kind not in quiet and not when.signals else None
     return Facts(
         tags=frozenset(when.platform[:1]),
         l4t=tuple(int(n) for n in re.findall(r"\d+", when.l4t.split(",")[0])[:3]),
-        exit_code=when.exit_codes[0] if when.exit_codes and not when.signals else None,
+        exit_code=when.exit_codes[0] if when.exit_codes and not when.signals else code,
         signal=when.signals[0] if when.signals else "",
         outcome=when.outcomes[-1] if when.outcomes else None,
     )

@@ -12,7 +12,7 @@ from enginehouse.core.diagnose_scan import Book, Digest
 from enginehouse.core.diagnose_signature import Alternative, Confidence, Kind, Role, Signature
 
 LOUD = (Role.EXCEPTION, Role.ERROR, Role.EXIT, Role.KERNEL)
-"""Roles that may end a server that was already serving."""
+"""Roles that say by themselves that something failed."""
 RANKS = {Role.EXIT: 1, Role.WARNING: 2, Role.INFO: 3}
 """Of roles whose line yields to one that says what failed; the others are 0."""
 
@@ -73,7 +73,8 @@ def is_survived(line: Line, digest: Digest, facts: Facts) -> bool:
         return True
     if not (digest.last_ready or digest.last_served):
         return False
-    return line.role not in LOUD or 0 < digest.last_shutdown <= line.number
+    is_quiet = line.role in (Role.WARNING, Role.INFO)
+    return is_quiet or 0 < digest.last_shutdown <= line.number
 
 
 def _match(
@@ -84,7 +85,7 @@ def _match(
     if any(digest.of(book.id_of(pattern)) for pattern in signature.none_of):
         return None
     if not (signature.all_of or signature.any_of):
-        return _applied(signature, facts, (), {}) if facts.has_failed else None
+        return None if has_succeeded(digest, facts) else _applied(signature, facts, (), {})
     for line in _decisive_lines(book, digest, signature):
         if signature.roles and line.role not in signature.roles:
             continue

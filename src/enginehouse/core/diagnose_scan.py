@@ -47,16 +47,19 @@ STRUCTURE: Mapping[str, str] = {
 """What the scan looks for beside the signatures; all but `trouble` are tags of the platform."""
 
 READY = (
-    r"Application startup complete|server is listening|HTTP server (?:is )?listening"
-    r"|server listening at|main: server is listening|Uvicorn running on|llama runner started in"
-    r"|all slots are idle|Started server process|Listening on \S+:\d+ \(version"
-    r"|Starting vLLM API server \d? ?on http|runner ready|Server started at|model loaded$"
+    r"Application startup complete|[^P] server is listening|^server is listening"
+    r"|server listening at|Uvicorn running on|llama runner started in|\bmodel loaded\b"
+    r"|Listening on \S+:\d+ \(version|Starting vLLM API server \d? ?on http|runner ready"
+    r"|Server started at"
 )
 SERVED = (
     r"HTTP/1\.[01]\"? 2\d\d|\| +200 \||\bdone request: \S+ \S+ \S+ 200\b"
     r"|log_server_r: .{0,200} 200$"
-    r"|Avg generation throughput: [1-9]|slot +release: id|slot print_timing: id"
+    r"|Avg generation throughput: [1-9]|slot print_timing: id"
     r"|prompt eval time = +[\d.]+ ms|\beval time = +[\d.]+ ms|status=200\b"
+    r"|\b[1-9]\d*(?:\.\d+)? tok(?:en)?s?/s|generated \d+ tokens|done: \d+ tokens"
+    r"|Successfully (?:installed|built) |Engine generation completed|&&&& PASSED|Engine saved to"
+    r"|Download complete"
 )
 SHUTDOWN = (
     r"(?i)shutting down|received (?:signal|sigterm|sigint)|cleaning up before exit"

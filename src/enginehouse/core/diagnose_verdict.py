@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enginehouse.core.diagnose_facts import Facts, ending_in
 from enginehouse.core.diagnose_lines import Line
 from enginehouse.core.diagnose_match import (
+    LOUD,
     Match,
     find_matches,
     has_succeeded,
@@ -217,8 +218,11 @@ def _lesser(
     echoes = sorted((m for m in matches if m.signature.kind is Kind.ECHO), key=_order)
     shown = _part_that_matters(book, digest)
     if not echoes:
-        title = _unknown_title(facts, digest)
-        return Verdict(None, UNKNOWN, title, evidence=shown, misleading=misleading)
+        has_failed = facts.has_failed or any(line.role in LOUD for line in _troubles(book, digest))
+        title = _unknown_title(facts, digest, has_failed)
+        return Verdict(
+            None, UNKNOWN, title, evidence=shown, misleading=misleading, has_failed=has_failed
+        )
     echo = echoes[0]
     return Verdict(
         cause=echo.cause or None,
@@ -255,9 +259,11 @@ def _last_word(book: Book, digest: Digest, facts: Facts) -> Line | None:
     )
 
 
-def _unknown_title(facts: Facts, digest: Digest) -> str:
+def _unknown_title(facts: Facts, digest: Digest, has_failed: bool) -> str:
     if not digest.lines:
         return "the log is empty"
+    if not has_failed:
+        return "the log shows no failure"
     end = facts.signal or (f"exit code {facts.exit_code}" if facts.exit_code is not None else "")
     return f"unknown: no signature fits{f'; it ended with {end}' if end else ''}"
 

@@ -84,7 +84,10 @@ class RemoteFile:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(
-                "model.url.invalid", f"{url} is not an http(s) URL", remedies=("check the URL",)
+                "model.url.invalid",
+                f"{url} is not an http(s) URL",
+                evidence=(f"scheme {parts.scheme or 'none'}, host {parts.hostname or 'none'}",),
+                remedies=("check the URL",),
             )
         self.name = urllib.parse.unquote(parts.path.rsplit("/", 1)[-1]) or parts.hostname
         self.place, self.step = url, REMOTE_STEP

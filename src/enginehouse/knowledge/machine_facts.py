@@ -70,6 +70,7 @@ def _bad(name: str, problem: Exception) -> InternalError:
         "knowledge.bad_fact",
         f"the knowledge file machine/{name} is not valid",
         evidence=(f"{type(problem).__name__}: {problem}",),
+        remedies=("install Enginehouse again", "report it with this text"),
     )
 
 
