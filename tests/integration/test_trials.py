@@ -101,7 +101,7 @@ async def test_a_good_engine_is_measured(records: Records, tmp_path: Path) -> No
             ("--fail", "E gguf_init_from_reader: invalid magic characters: 'xxxx'"),
             Outcome.EXITED,
             Stage.LOAD,
-            "not GGUF",
+            "the model's file is not a GGUF file",
         ),
         (("--never-ready",), Outcome.TIMED_OUT, Stage.LOAD, "not done within 4 s"),
         (("--garbage",), Outcome.TIMED_OUT, Stage.LOAD, "not done within 4 s"),
