@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ BEGIN, END = "<!-- problems: begin (python -m tests.machines) -->", "<!-- proble
 MACHINES = sorted(path.name for path in FOLDER.iterdir() if (path / "meta.json").exists())
 
 
+@cache
 def examine(name: str) -> Examination:
     """Examine one recorded machine."""
     return examine_recording(FOLDER / name)
