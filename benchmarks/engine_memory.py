@@ -119,7 +119,7 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
     began = time.monotonic()
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True, errors="replace",
     )  # fmt: skip
     log: list[str] = []
     reader = threading.Thread(target=keep_lines, args=(process, log), daemon=True)
