@@ -45,7 +45,10 @@ BUFFER = re.compile(r"(CPU_\w+|CPU) +(model|output|KV|RS|compute) buffer size = 
 
 @dataclass(frozen=True)
 class Observed:
-    """One run; bytes. `buffers` are the sizes that the engine's log states; speeds in tok/s."""
+    """One run; bytes. `buffers` are the sizes that the engine's log states; speeds in tok/s.
+
+    `processor_share` is processor time ÷ time by the clock while requests were answered.
+    """
 
     resident_peak: int
     anonymous_peak: int
@@ -56,6 +59,7 @@ class Observed:
     prefill_tok_per_s: float
     decode_tok_per_s: float
     load_s: float
+    processor_share: float = 0.0
 
 
 class Watch(threading.Thread):
@@ -119,7 +123,8 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
     began = time.monotonic()
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        text=True, errors="replace",
     )  # fmt: skip
     log: list[str] = []
     reader = threading.Thread(target=keep_lines, args=(process, log), daemon=True)
@@ -132,7 +137,9 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
         status = Path(f"/proc/{process.pid}/status")
         anonymous_ready = read_sizes(status)["RssAnon"]
         Path(f"/proc/{process.pid}/clear_refs").write_text("1")
+        used_s, asked = processor_s(process.pid), time.monotonic()
         timings = ask_all(address, prompts, decode)
+        share = (processor_s(process.pid) - used_s) / (time.monotonic() - asked)
         watch.done.set()
         used = referenced_file_bytes(process.pid)
         last = read_sizes(status)
@@ -141,6 +148,8 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         reader.join(timeout=5)
+        if process.stderr is not None:
+            process.stderr.close()
     return Observed(
         resident_peak=last["VmHWM"],
         anonymous_peak=watch.anonymous_peak,
@@ -151,7 +160,14 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
         prefill_tok_per_s=timings[0],
         decode_tok_per_s=timings[1],
         load_s=load_s,
+        processor_share=share,
     )
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has used, in s."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def keep_lines(process: subprocess.Popen[str], log: list[str]) -> None:

@@ -51,11 +51,13 @@ class Case:
 
 VARIANTS: tuple[dict[str, str | int], ...] = (
     {"context": 1024, "prompt": 960},
-    {"context": 2048, "slots": 2, "kv_type": "q8_0", "flash": "on", "prompt": 300},
-    {"context": 4096, "flash": "off", "prompt": 600},
-    {"context": 8192, "kv_type": "q4_0", "flash": "on", "ubatch": 256, "prompt": 300},
-    {"context": 1024, "slots": 4, "flash": "off", "prompt": 200},
+    {"context": 2048, "slots": 2, "kv_type": "q8_0", "flash": "on", "prompt": 150},
+    {"context": 4096, "flash": "off", "prompt": 300},
+    {"context": 8192, "kv_type": "q4_0", "flash": "on", "ubatch": 256, "prompt": 260},
+    {"context": 1024, "slots": 4, "flash": "off", "prompt": 100},
 )
+LONG_PROMPTS = 16
+"""So many files are asked a prompt that fills the context; the others a short one, for time."""
 
 
 def cases() -> tuple[Case, ...]:
@@ -65,7 +67,7 @@ def cases() -> tuple[Case, ...]:
         for number, (shape, mix) in enumerate(FILES):
             variant = VARIANTS[(turn if turn == 0 else turn + number) % len(VARIANTS)]
             case = Case(shape, mix, **variant)  # type: ignore[arg-type]
-            if shape in LARGE:
+            if shape in LARGE or number >= LONG_PROMPTS:
                 case = replace(case, prompt=min(case.prompt, LARGE_PROMPT))
             found.append(case)
     return tuple(dict.fromkeys(found))

@@ -5,8 +5,9 @@
 In each round, for each shape, the engine's matrix products are measured for the types of its
 weights and the memory's bandwidth, then the engine answers one prompt (256 tokens in, 32 out): what
 disturbs the machine meanwhile disturbs both. A shape's figure is the median over the rounds. Two
-costs and a factor that theory does not give (a layer's, a vocabulary entry's, a prompt's) are
-fitted to CALIBRATION; the other shapes are what is judged.
+costs that theory does not give (a layer's, a vocabulary entry's) and a layer's in a prompt are
+fitted to CALIBRATION; the other shapes are what is judged. With `--threads 1` time is processor
+time throughout, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Fitted:
 
     layer_s: float
     entry_s: float
-    prefill_factor: float
+    prompt_layer_s: float
 
 
 def main() -> None:
@@ -106,9 +107,10 @@ def measure(shape: str, mix: str, folder: Path, threads: int) -> Round:
     flags = ["--parallel", "1", "--ctx-size", "512", "--cache-ram", "0", "--fit", "off"]
     flags += ["--no-webui", "--threads", str(threads), "--threads-batch", str(threads)]
     seen = run_wheel(Path(model.path), flags, [prompt], DECODE)
+    share = min(seen.processor_share, 1.0) if threads == 1 else 1.0
     return {
-        "rates": rates, "bandwidth": bandwidth, "prefill": seen.prefill_tok_per_s,
-        "decode": seen.decode_tok_per_s,
+        "rates": rates, "bandwidth": bandwidth, "prefill": seen.prefill_tok_per_s / share,
+        "decode": seen.decode_tok_per_s / share, "share": share,
     }  # fmt: skip
 
 
@@ -117,25 +119,26 @@ def rates_of(one: Round, fitted: Fitted) -> Rates:
     return Rates(
         {name: pair[0] for name, pair in one["rates"].items()},
         {name: pair[1] for name, pair in one["rates"].items()},
-        one["bandwidth"], fitted.layer_s, fitted.entry_s, fitted.prefill_factor,
+        one["bandwidth"], fitted.layer_s, fitted.entry_s, fitted.prompt_layer_s,
     )  # fmt: skip
 
 
 def fit(rounds: dict[str, list[Round]], folder: Path) -> Fitted:
-    """Fit the two costs by least squares, and the factor as a median."""
+    """Fit the costs by least squares."""
     isa = look_at_machine().isa
     rows: list[tuple[float, float, float]] = []
-    factors: list[float] = []
+    prompts: list[tuple[float, float, float]] = []
     for shape, mix in CALIBRATION:
         model = model_of(shape, mix, folder)
         for one in rounds.get(f"{shape} {mix}", []):
-            products = product_seconds(model, rates_of(one, Fitted(0, 0, 1)), isa)
+            products = product_seconds(model, rates_of(one, Fitted(0, 0, 0)), isa)
             if products is not None:
                 rest = 1 / one["decode"] - products[0]
                 rows.append((float(model.layers), float(model.vocabulary_size), rest))
-                factors.append(one["prefill"] * products[1])
+                prompts.append((float(model.layers), 0.0, 1 / one["prefill"] - products[1]))
     layer_s, entry_s = least_squares(rows)
-    return Fitted(layer_s, entry_s, median(factors))
+    prompt_layer_s = sum(a * z for a, _, z in prompts) / sum(a * a for a, _, _ in prompts)
+    return Fitted(layer_s, entry_s, max(prompt_layer_s, 0.0))
 
 
 def least_squares(rows: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
@@ -159,7 +162,8 @@ def report(rounds: dict[str, list[Round]], folder: Path) -> None:
     fitted = fit(rounds, folder)
     print(
         f"fitted to {len(CALIBRATION)} shapes: {fitted.layer_s * 1e6:.0f} µs a layer, "
-        f"{fitted.entry_s * 1e9:.1f} ns a vocabulary entry, prefill ×{fitted.prefill_factor:.2f}\n"
+        f"{fitted.entry_s * 1e9:.1f} ns a vocabulary entry, "
+        f"{fitted.prompt_layer_s * 1e6:.0f} µs a layer and prompt token\n"
     )
     print("| shape | decode tok/s | predicted | prefill tok/s | predicted | of roofline |")
     print("|---|---|---|---|---|---|")

@@ -16,7 +16,7 @@ from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.edges.records import Records
 
-PROBED = ("Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16")
+PROBED: tuple[str, ...] = ("Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16")
 """Types that most files are made of; measured when nothing says which are wanted."""
 
 

@@ -157,7 +157,7 @@ def test_rates_add_up_the_time_of_each_group() -> None:
     """One token's time is the sum over tensor groups, KV cache, layers and itself."""
     rates = Rates(
         {"Q4_0 repacked": 10e9, "Q8_0": 5e9}, {"Q4_0 repacked": 50e9, "Q8_0": 40e9}, 20e9,
-        layer_s=1e-5, entry_s=1e-8, prefill_factor=1.0,
+        layer_s=1e-5, entry_s=1e-8, prompt_layer_s=0.0,
     )  # fmt: skip
     speed = speed_from_rates(LLAMA, rates, ("avx2",), kv_bytes=2e6)
     seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + 2e6 / 20e9 + 30e-5 + 49152e-8

@@ -19,8 +19,8 @@ USUAL_SHARE = Range(0.3, 0.6, 0.9)
 """Share of the bandwidth's bound that engines reach on memory that is the limit."""
 PREFILL_SHARE = Range(0.2, 0.5, 0.9)
 DECODE_SPREAD, PREFILL_SPREAD = 0.2, 0.3
-LAYER_S, ENTRY_S, PREFILL_FACTOR = 3e-5, 5e-9, 0.85
-"""Used until `./dev bench fit_speed` has fitted them to a few shapes on this machine."""
+LAYER_S, ENTRY_S, PROMPT_LAYER_S = 4.4e-4, 0.0, 2.7e-5
+"""Fitted to three shapes by `./dev bench fit_speed` on two AVX2 cores (docs/fit.md)."""
 READ_CLASSES = ("output", "attention", "recurrent", "feed-forward", "experts", "norms", "other")
 
 
@@ -31,7 +31,7 @@ class Rates:
     `decode_bytes_per_s` and `prefill_flop_per_s` are those of a matrix product by the weights'
     type, ` repacked` appended where the engine copies the type into another layout.
     `layer_s` is the cost of a layer in one step beside its products, `entry_s` that of an entry of
-    the vocabulary in choosing a token, `prefill_factor` what prompts reach of their products' rate.
+    the vocabulary in choosing a token, `prompt_layer_s` that of a layer for a prompt's token.
     """
 
     decode_bytes_per_s: dict[str, float] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Rates:
     bandwidth_bytes_per_s: float = 0.0
     layer_s: float = LAYER_S
     entry_s: float = ENTRY_S
-    prefill_factor: float = PREFILL_FACTOR
+    prompt_layer_s: float = PROMPT_LAYER_S
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,12 @@ def speed_from_rates(
         return None
     decode_s, prefill_s = products
     decode_s += kv_bytes / rates.bandwidth_bytes_per_s
+    prefill_s += model.layers * rates.prompt_layer_s
     decode_s += model.layers * rates.layer_s + model.vocabulary_size * rates.entry_s
     read = model.bytes_per_token + kv_bytes
     return Speed(
         decode=within(1.0 / decode_s, DECODE_SPREAD),
-        prefill=within(rates.prefill_factor / prefill_s, PREFILL_SPREAD),
+        prefill=within(1.0 / prefill_s, PREFILL_SPREAD),
         bound=rates.bandwidth_bytes_per_s / read,
         bytes_per_token=read,
         bandwidth_bytes_per_s=rates.bandwidth_bytes_per_s,

@@ -50,9 +50,8 @@ def find_program(build: Build | None) -> str | None:
 
 
 def dry_load_flags(path: str, context: int, sequences: int, kv_type: str = "") -> list[str]:
-    """Return the program's flags for a server with these slots."""
-    flags = ["--model", path, "--ctx-size", str(context * sequences)]
-    flags += ["--parallel", str(sequences), "--fit-print", "on"]
+    """Return the program's flags for a server with these slots; it knows no `--parallel`."""
+    flags = ["--model", path, "--ctx-size", str(context * sequences), "--fit-print", "on"]
     if kv_type:
         flags += ["--cache-type-k", kv_type, "--cache-type-v", kv_type]
     return flags
