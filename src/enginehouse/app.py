@@ -10,17 +10,21 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.choice import Choice, stale_reasons
 from enginehouse.core.choose import Ranked, choose
-from enginehouse.core.doctor import Problem, find_problems
 from enginehouse.core.engine import Endpoint, Engine, Launch
 from enginehouse.core.errors import EngineError, UserError
+from enginehouse.core.examination import Examination
+from enginehouse.core.facts import Fact
+from enginehouse.core.fit_model import FitRequest
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
@@ -36,6 +40,11 @@ if TYPE_CHECKING:
     from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Watch
 
+MEASURED = {
+    "memory_bandwidth": "memory.bandwidth_bytes_per_s",
+    "compute": "cpu.compute_flop_per_s",
+}
+"""What is measured once for a machine: the record's key, and the fact it makes."""
 DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
 DRY_RUN_SCRATCH = "/run/engine"
 
@@ -117,29 +126,48 @@ class House:
     # look
 
     def look(self) -> Machine:
-        """Return the machine's facts now, with its memory bandwidth if that was measured."""
+        """Return the machine's hardware now, with what was measured of it earlier."""
         from enginehouse.edges.probes import look_at_machine
 
         machine = look_at_machine()
-        known = self._records.machine_value(machine.fingerprint(), "memory_bandwidth")
-        return dataclasses.replace(machine, memory_bandwidth_bytes_per_s=known)
+        measured = {fact.id: fact.value for fact in self._measured(machine.fingerprint())}
+        return machine.with_measured(
+            measured.get("memory.bandwidth_bytes_per_s"), measured.get("cpu.compute_flop_per_s")
+        )
 
-    def measure_bandwidth(self) -> Machine:
-        """Return the machine's facts with its memory bandwidth, measured once per fingerprint."""
+    def measure(self, again: bool = False) -> Machine:
+        """Return the machine with its memory's bandwidth and its compute, measured at most once."""
         from enginehouse.edges.bandwidth import measure_memory_bandwidth
+        from enginehouse.edges.compute import measure_compute
 
         machine = self.look()
-        if machine.memory_bandwidth_bytes_per_s is not None:
-            return machine
-        measured = measure_memory_bandwidth(machine.usable_cores)
-        self._records.store_machine_value(machine.fingerprint(), "memory_bandwidth", measured)
-        return dataclasses.replace(machine, memory_bandwidth_bytes_per_s=measured)
+        mark, cores = machine.fingerprint(), machine.usable_cores
+        if again or machine.memory_bandwidth_bytes_per_s is None:
+            self._store_measured(mark, "memory_bandwidth", measure_memory_bandwidth(cores))
+        if again or machine.compute_flop_per_s is None:
+            self._store_measured(mark, "compute", measure_compute(cores))
+        return self.look()
 
-    def problems(self) -> tuple[Problem, ...]:
-        """Return what is wrong with this machine, the most costly first."""
-        import shutil
+    def examine(self) -> Examination:
+        """Return all that can be found out about this machine, and its problems."""
+        from enginehouse.edges.examination import examine_here
 
-        return find_problems(self.look(), shutil.disk_usage(self._state).free)
+        return examine_here(self._measured)
+
+    def _store_measured(self, mark: str, key: str, value: float | None) -> None:
+        if value is not None:
+            self._records.store_machine_value(mark, key, value)
+            self._records.store_machine_value(mark, f"{key}_at", time.time())
+
+    def _measured(self, mark: str) -> tuple[Fact, ...]:
+        """Return what was measured earlier of the machine with this fingerprint."""
+        found = []
+        for key, id in MEASURED.items():
+            value = self._records.machine_value(mark, key)
+            if value is not None:
+                at = self._records.machine_value(mark, f"{key}_at") or 0.0
+                found.append(Fact(id, value, "measured here", at))
+        return tuple(found)
 
     def builds(self) -> tuple[Build, ...]:
         """Return the engine builds that are installed here."""
@@ -152,6 +180,12 @@ class House:
         from enginehouse.edges.model_sources import resolve_model
 
         return resolve_model(spec, self._records, cache_dir(), progress or SilentProgress())
+
+    def inspect_model(self, spec: str, progress: Progress) -> Model:
+        """Return a model's facts from its headers: nothing is hashed, no weights travel."""
+        from enginehouse.edges.model_sources import inspect_model
+
+        return inspect_model(spec, self._records, cache_dir(), progress)
 
     def models(self) -> tuple[Model, ...]:
         """Return the models that were used or added."""
@@ -167,6 +201,34 @@ class House:
         """Forget a model; its file stays. False when there was none of that name."""
         return self._records.forget(name)
 
+    def fit(
+        self, model: Model, request: FitRequest, snapshot: Path | None, asks_engine: bool = False
+    ) -> FitReport:
+        """Predict whether and how fast a model runs on this machine, or on a recorded one."""
+        return self._fitter().fit(model, request, snapshot, asks_engine)
+
+    def fit_all(self, request: FitRequest, snapshot: Path | None) -> tuple[FitReport, ...]:
+        """Judge every registered model, the best first."""
+        return self._fitter().fit_all(request, snapshot)
+
+    def measure_rates(self, model: Model | None) -> None:
+        """Measure bandwidth, compute and the engine's products, for better predictions of speed."""
+        self.measure()
+        self._fitter().measure_rates(model)
+
+    def _fitter(self) -> Fitter:
+        reserve = self.settings.bytes("trials.memory_reserve")
+        return Fitter(self._records, self.look, self.builds, self._models_that_are_here, reserve)
+
+    def _models_that_are_here(self) -> tuple[Model, ...]:
+        """Return the registered models whose files are still there, their headers read again."""
+        found = []
+        for model in self.models():
+            with suppress(UserError):
+                here = self.inspect_model(model.path, SilentProgress())
+                found.append(dataclasses.replace(here, name=model.name))
+        return tuple(found)
+
     # propose, try, diagnose, measure, choose
 
     def find(self, model: Model, workload_name: str, budget_s: float, watch: Watch) -> FindResult:
@@ -177,8 +239,8 @@ class House:
         check_context(model, workload)
         builds = self.builds()
         require_builds(builds)
-        watch.on_step("measuring this machine's memory bandwidth")
-        machine = self.measure_bandwidth()
+        watch.on_step("measuring this machine's memory bandwidth and compute")
+        machine = self.measure()
         refusals: list[str] = []
         bench = self.bench(model, workload)
         trials = asyncio.run(search(bench, builds, budget_s, _Noted(watch, refusals)))

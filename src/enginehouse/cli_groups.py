@@ -1,87 +1,17 @@
-"""The command groups that show and keep records: models, trials, config."""
+"""The command groups that show records and settings: trials, config."""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from enginehouse.cli_call import PROGRAM, Call, command, complete_model
-from enginehouse.cli_progress import open_progress
+from enginehouse.cli_call import PROGRAM, Call, command
 from enginehouse.core.errors import UserError
 
 if TYPE_CHECKING:
     from enginehouse.core.trial import Trial
-
-
-@click.group(epilog="\b\nExample:\n  enginehouse models list")
-def models() -> None:
-    """List, show, add and remove models."""
-
-
-@command(models, "list", "enginehouse models list")
-def models_list(call: Call) -> None:
-    """List models: those here and those to fetch."""
-    from enginehouse.cli_render import models_text
-
-    with call.house() as house:
-        registered, known = house.models(), house.known_models()
-    document = {
-        "registered": registered,
-        "known": [{"name": name, "source": source, "note": note} for name, source, note in known],
-    }
-    call.show(document, lambda: models_text(registered, known))
-
-
-@command(models, "show", "enginehouse models show smollm2-135m")
-@click.argument("model", shell_complete=complete_model)
-def models_show(call: Call, model: str) -> None:
-    """Show a model's facts.
-
-    A model named in `models list` is not fetched for this.
-    """
-    from enginehouse.cli_render import known_model_text, model_text
-
-    with call.house() as house:
-        here = {registered.name for registered in house.models()}
-        known = {row[0]: row for row in house.known_models() if row[0] not in here}
-        if model in known:
-            name, source, note = known[model]
-            document = {"name": name, "source": source, "note": note}
-            call.show(document, lambda: known_model_text(name, source, note))
-            return
-        found = house.model(model, open_progress())
-    call.show(found, lambda: model_text(found))
-
-
-@command(models, "add", "enginehouse models add hf:owner/repo/model.gguf")
-@click.argument("model", shell_complete=complete_model)
-def models_add(call: Call, model: str) -> None:
-    """Fetch or read a model, and remember it."""
-    with call.house() as house:
-        found = house.model(model, open_progress())
-    call.show(found, lambda: f"added {found.name}: {found.path}")
-
-
-@command(models, "remove", "enginehouse models remove smollm2-135m")
-@click.argument("name")
-def models_remove(call: Call, name: str) -> None:
-    """Forget a model; its file stays."""
-    with call.house() as house:
-        names = [model.name for model in house.models()]
-        removed = house.remove_model(name)
-    if not removed:
-        nearest = difflib.get_close_matches(name, names, 3, cutoff=0.4)
-        raise UserError(
-            "model.unknown",
-            f"there is no registered model {name}",
-            evidence=(f"registered: {', '.join(names) or 'none'}",),
-            remedies=tuple(f"did you mean {near}?" for near in nearest)
-            or (f"see `{PROGRAM} models list`",),
-        )
-    call.show({"removed": name}, lambda: f"removed {name}; its file stays")
 
 
 @click.group(epilog="\b\nExample:\n  enginehouse trials list")

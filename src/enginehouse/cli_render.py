@@ -16,9 +16,6 @@ from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from enginehouse.app import FindResult
-    from enginehouse.core.candidate import Build
-    from enginehouse.core.doctor import Problem
-    from enginehouse.core.machine import Machine
     from enginehouse.core.model import Model
     from enginehouse.core.settings import Settings
     from enginehouse.core.trial import Trial
@@ -79,36 +76,6 @@ def _figures(trial: Trial) -> tuple[str, str, str, str]:
     )
 
 
-def machine_text(machine: Machine, builds: Sequence[Build], problems: Sequence[Problem]) -> str:
-    """Show a machine's facts, the engines installed on it, and its problems, worst first."""
-    facts = [
-        ("CPU", f"{machine.cpu_model} ({machine.architecture})"),
-        ("cores", f"{machine.usable_cores} usable, {machine.physical_cores} physical"),
-        ("instruction sets", " ".join(machine.isa) or "none of those looked for"),
-        (
-            "memory",
-            f"{mib(machine.memory_available_bytes)} available of {mib(machine.memory_total_bytes)}",
-        ),
-        ("GPUs", ", ".join(gpu.name for gpu in machine.gpus) or "none seen"),
-        ("system", f"{machine.os_name}, kernel {machine.kernel}"),
-    ]
-    if machine.memory_limit_bytes is not None:
-        facts.append(("memory limit", mib(machine.memory_limit_bytes)))
-    if machine.board:
-        facts.append(("board", f"{machine.board} {machine.l4t}".strip()))
-    if machine.memory_bandwidth_bytes_per_s is not None:
-        facts.append(("memory bandwidth", f"{machine.memory_bandwidth_bytes_per_s / 1e9:.1f} GB/s"))
-    lines = [f"{name:<18}{value}" for name, value in facts]
-    lines += [f"{'engine':<18}{build.label} at {build.path}" for build in builds]
-    if not builds:
-        lines.append(f"{'engine':<18}none is installed: pip install xllamacpp")
-    lines += ["", "problems" if problems else "no problems found"]
-    for problem in problems:
-        lines.append(f"  {problem.what}  [{problem.id}]")
-        lines += [f"    evidence  {problem.evidence}", f"    try       {problem.remedy}"]
-    return "\n".join(lines)
-
-
 def models_text(registered: Sequence[Model], known: Sequence[tuple[str, str, str]]) -> str:
     """List the models that are here, then those that can be fetched by name."""
     here = {model.name for model in registered}
@@ -118,27 +85,6 @@ def models_text(registered: Sequence[Model], known: Sequence[tuple[str, str, str
     ]
     rows += [(name, "fetch", "-", "-", source) for name, source, _ in known if name not in here]
     return table(("NAME", "STATE", "SIZE", "QUANT", "WHERE"), rows)
-
-
-def model_text(model: Model) -> str:
-    """Show a model's facts."""
-    facts = (
-        ("name", model.name),
-        ("path", model.path),
-        ("source", model.source),
-        ("sha256", model.digest),
-        ("architecture", model.architecture),
-        ("quantization", model.quantization),
-        ("parameters", f"{model.parameters / 1e6:.1f} million"),
-        ("file", mib(model.file_bytes)),
-        ("weights", f"{mib(model.weight_bytes)}, {mib(model.bytes_per_token)} read a token"),
-        ("context length", f"{model.context_length} tokens"),
-        ("layers", str(model.layers)),
-        ("chat template", "yes" if model.has_chat_template else "no"),
-        ("embeddings", f"yes ({model.pooling} pooling)" if model.can_embed else "no"),
-        ("license", model.license or "not stated"),
-    )
-    return "\n".join(f"{name:<16}{value}" for name, value in facts)
 
 
 def known_model_text(name: str, source: str, note: str) -> str:

@@ -129,7 +129,8 @@ ROWS = (
     Row("not GGUF", "find bad.gguf", USER, "model.file.not_gguf", (), content(b"<!DOCTYPE html>")),
     Row("a header cut off", "find bad.gguf", USER, "model.file.damaged", (),
         content(b"GGUF\x03\0\0\0")),
-    Row("a folder", "find state/", USER, "model.file.unreadable", ("directory",)),
+    Row("a folder", "find state/", USER, "model.file.missing",
+        ("holds neither GGUF nor safetensors",)),
     Row("forbidden", "find bad.gguf", USER, "model.file.unreadable", ("Permission denied",),
         forbidden, plain_user),
     # model names and sources

@@ -181,9 +181,11 @@ def test_dry_run_shows_every_argv_and_starts_nothing(
 def test_doctor_shows_the_machine(house: House) -> None:
     """`doctor` shows facts, engines and problems, and is data on request."""
     document = house.run_json("doctor")
-    assert set(document) == {"machine", "builds", "problems"}
+    assert {"machine", "facts", "builds", "problems", "kind", "taken_at"} <= set(document)
+    assert document["kind"] == "live"
+    assert all(fact["origin"] and fact["age_s"] >= 0 for fact in document["facts"])
     assert document["machine"]["usable_cores"] >= 1
-    assert house.run("doctor").stdout.startswith("CPU")
+    assert "\n  CPU  " in house.run("doctor").stdout
 
 
 def test_completion_and_version(house: House) -> None:

@@ -98,8 +98,8 @@ def bad_files(folder: Path) -> dict[str, Path]:
     for name, data in contents.items():
         paths[name] = folder / f"{name}.gguf"
         paths[name].write_bytes(data)
-    (folder / "folder.gguf").mkdir()
-    return paths | {"missing": folder / "none.gguf", "unreadable": folder / "folder.gguf"}
+    os.mkfifo(folder / "pipe.gguf")
+    return paths | {"missing": folder / "none.gguf", "unreadable": folder / "pipe.gguf"}
 
 
 @pytest.mark.parametrize(

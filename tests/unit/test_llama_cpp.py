@@ -104,8 +104,8 @@ def test_memory_grows_with_slots_by_their_kv_cache() -> None:
     one = ENGINE.minimal(WHEEL, MODEL, WORKLOADS["chat"])
     two = one.with_settings(slots=2)
     more = (
-        ENGINE.estimate_memory(MODEL, two).total.expected
-        - ENGINE.estimate_memory(MODEL, one).total.expected
+        ENGINE.estimate_memory(MODEL, two).part("KV cache").expected
+        - ENGINE.estimate_memory(MODEL, one).part("KV cache").expected
     )
     assert more == 2.0 * 11520 * int(one.get("context") or 0)
 

@@ -49,8 +49,8 @@ STRUCTURE: Mapping[str, str] = {
 READY = (
     r"Application startup complete|[^P] server is listening|^server is listening"
     r"|server listening at|Uvicorn running on|llama runner started in|\bmodel loaded\b"
-    r"|Listening on \S+:\d+ \(version"
-    r"|Starting vLLM API server \d? ?on http|runner ready|Server started at"
+    r"|Listening on \S+:\d+ \(version|Starting vLLM API server \d? ?on http|runner ready"
+    r"|Server started at"
 )
 SERVED = (
     r"HTTP/1\.[01]\"? 2\d\d|\| +200 \||\bdone request: \S+ \S+ \S+ 200\b"
@@ -93,10 +93,6 @@ class Book(Protocol):
     @property
     def signatures(self) -> Sequence[Signature]:
         """Every signature."""
-        ...
-
-    def candidates(self, ids: Iterable[int]) -> Sequence[Signature]:
-        """Return the signatures of which a decisive pattern is among some, or that have none."""
         ...
 
     def id_of(self, pattern: str) -> int:

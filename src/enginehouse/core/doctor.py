@@ -2,88 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from enginehouse.core.machine import Machine
+from enginehouse.core.conditions import Condition, fill, holds
+from enginehouse.core.facts import Facts
+
+COSTS = {
+    3: "stops serving, or can take the machine down",
+    2: "costs much of the memory or the speed",
+    1: "costs some, or will cost later",
+}
+"""What the ranks of a problem's cost mean."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One problem: its cost rank (3 the worst), what it is, the figures, and what to do."""
+class Rule:
+    """When something is a problem, what it costs, and what to do: one entry of `knowledge/machine`.
+
+    It is one when all of `when` hold and none of `unless` does. `each` names a group (`gpu`,
+    `engine`, `image`): the rule is then asked for every member, whose name stands for `group.*`.
+    Texts hold places for facts. `status` is observed, reported or inferred.
+    """
 
     id: str
     cost: int
     what: str
+    costs: str
     evidence: str
-    remedy: str
+    remedies: tuple[str, ...]
+    when: tuple[Condition, ...]
+    sources: tuple[str, ...]
+    status: str
+    checked: str
+    unless: tuple[Condition, ...] = ()
+    each: str = ""
 
 
-def find_problems(machine: Machine, free_disk_bytes: int) -> tuple[Problem, ...]:
-    """Return the problems of this machine, the most costly first."""
-    found = []
-    total, available = machine.memory_total_bytes, machine.memory_available_bytes
-    if available < 0.1 * total:
-        found.append(
-            Problem(
-                "memory.nearly_full",
-                3,
-                "hardly any memory is available",
-                f"{_gib(available)} of {_gib(total)} GiB is available",
-                "end programs that hold memory: ps aux --sort=-rss | head",
-            )
-        )
-    if machine.swap_used_bytes > 0.25 * (machine.swap_total_bytes or 1):
-        found.append(
-            Problem(
-                "memory.swapping",
-                3,
-                "the machine swaps: an engine that is swapped out stalls",
-                f"{_gib(machine.swap_used_bytes)} GiB of swap is in use",
-                "end programs that hold memory before serving",
-            )
-        )
-    if not {"avx2", "asimd"} & set(machine.isa):
-        found.append(
-            Problem(
-                "cpu.no_vector_unit",
-                3,
-                "the CPU has neither AVX2 nor NEON",
-                f"{machine.cpu_model}: {' '.join(machine.isa) or 'none of the sets looked for'}",
-                "use a native build of llama.cpp; the wheel needs AVX2 on x86_64",
-            )
-        )
-    if free_disk_bytes < 2 << 30:
-        found.append(
-            Problem(
-                "disk.nearly_full",
-                2,
-                "hardly any disk space for models and records",
-                f"{_gib(free_disk_bytes)} GiB is free",
-                "free some space, or set ENGINEHOUSE_CACHE_DIR to another disk",
-            )
-        )
-    if machine.memory_limit_bytes is not None and machine.memory_limit_bytes < 0.5 * total:
-        found.append(
-            Problem(
-                "container.memory_limit",
-                2,
-                "a cgroup limits this process to a part of the memory",
-                f"{_gib(machine.memory_limit_bytes)} of {_gib(total)} GiB",
-                "raise the container's memory limit",
-            )
-        )
-    if machine.usable_cores < machine.physical_cores:
-        found.append(
-            Problem(
-                "container.cpu_limit",
-                1,
-                "this process may use only some of the cores",
-                f"{machine.usable_cores} of {machine.physical_cores}",
-                "raise the container's CPU quota or its cpuset",
-            )
-        )
+@dataclass(frozen=True)
+class Problem:
+    """One problem of this machine: its rank (3 the worst), what it is and costs, what to do."""
+
+    id: str
+    cost: int
+    what: str
+    costs: str
+    evidence: str
+    remedies: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    status: str = ""
+    checked: str = ""
+
+
+def find_problems(facts: Facts, rules: Iterable[Rule]) -> tuple[Problem, ...]:
+    """Return the problems that the facts show, the most costly first."""
+    found = [
+        _problem(meant, facts)
+        for rule in rules
+        for meant in _for_each(rule, facts)
+        if all(holds(condition, facts) for condition in meant.when)
+        and not any(holds(condition, facts) for condition in meant.unless)
+    ]
     return tuple(sorted(found, key=lambda problem: -problem.cost))
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f}"
+def _problem(rule: Rule, facts: Facts) -> Problem:
+    return Problem(
+        rule.id,
+        rule.cost,
+        fill(rule.what, facts),
+        fill(rule.costs, facts),
+        fill(rule.evidence, facts),
+        tuple(fill(remedy, facts) for remedy in rule.remedies),
+        rule.sources,
+        rule.status,
+        rule.checked,
+    )
+
+
+def _for_each(rule: Rule, facts: Facts) -> Sequence[Rule]:
+    """Return the rule once, or once for each member of its group."""
+    if not rule.each:
+        return (rule,)
+    return [_meaning(rule, f"{rule.each}.*", member) for member in facts.members(rule.each)]
+
+
+def _meaning(rule: Rule, star: str, member: str) -> Rule:
+    def name(text: str) -> str:
+        return text.replace(star, member)
+
+    def conditions(kept: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        return tuple(replace(c, fact=name(c.fact), of=name(c.of)) for c in kept)
+
+    return replace(
+        rule,
+        what=name(rule.what),
+        costs=name(rule.costs),
+        evidence=name(rule.evidence),
+        remedies=tuple(map(name, rule.remedies)),
+        when=conditions(rule.when),
+        unless=conditions(rule.unless),
+    )

@@ -119,5 +119,7 @@ class Engine(Protocol):
     def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
         """Return the steps worth trying for the workload, the most promising first."""
 
-    def estimate_memory(self, model: Model, candidate: Candidate) -> MemoryEstimate:
-        """Predict the memory the engine will hold, part by part."""
+    def estimate_memory(
+        self, model: Model, candidate: Candidate, machine: Machine | None = None
+    ) -> MemoryEstimate:
+        """Predict the memory the engine will hold, part by part, on a machine when it is given."""

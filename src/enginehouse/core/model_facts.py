@@ -1,78 +1,38 @@
-"""A GGUF header → the facts of a model; and the table of ggml's tensor types."""
+"""A GGUF header → the facts of a model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from enginehouse.core.model import Model
-
-GGML_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
-    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-"""Type id → name, elements a block, bytes a block (ggml's `ggml_type` and block structs)."""
+from enginehouse.core.chat_template import template_of
+from enginehouse.core.gguf_header import GgufHeader, TensorInfo
+from enginehouse.core.gguf_layout import WITHOUT_CACHE, blocks_of, draft_layers, mla_of
+from enginehouse.core.model import (
+    FACTS_VERSION,
+    Block,
+    Encoder,
+    Experts,
+    Model,
+    Rope,
+    TensorGroup,
+    Tokenizer,
+    WeightQuantization,
+)
+from enginehouse.core.tensor_classes import class_of_gguf, layer_of
 
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
-
-Scalar = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a header; `bytes` is 0 for a type that the table does not know."""
-
-    name: str
-    shape: tuple[int, ...]
-    type_id: int
-    offset: int
-
-    @property
-    def elements(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes its data takes."""
-        _, block, size = GGML_TYPES.get(self.type_id, ("", 1, 0))
-        return -(-self.elements // block) * size
-
-
-@dataclass(frozen=True)
-class GgufHeader:
-    """What stands before the tensors' data. Arrays of more than 4,096 scalars keep only a length.
-
-    `array_lengths` holds the length of every array; `arrays` the short numeric ones.
-    """
-
-    version: int
-    metadata: Mapping[str, Scalar]
-    arrays: Mapping[str, tuple[Scalar, ...]]
-    array_lengths: Mapping[str, int]
-    tensors: tuple[TensorInfo, ...]
-    data_offset: int
-    file_bytes: int
 
 
 def model_of(header: GgufHeader, *, name: str, path: str, source: str, digest: str) -> Model:
     """Return a model's facts; what the header does not say is 0 or empty."""
-    data = header.metadata
-    arch = str(data.get("general.architecture", "unknown"))
-    layers = _integer(data, f"{arch}.block_count")
-    heads = _integer(data, f"{arch}.attention.head_count")
-    embedding = _integer(data, f"{arch}.embedding_length")
-    head_size = embedding // heads if heads else 0
-    kv_heads = _kv_heads(header, arch, layers, heads)
-    pooling = data.get(f"{arch}.pooling_type")
+    arch = header.text("general.architecture") or "unknown"
+    blocks = weigh_blocks(blocks_of(header), header.tensors)
+    groups = group_tensors(
+        (class_of_gguf(t.name), t.type_name, t.elements, t.bytes) for t in header.tensors
+    )
+    reads = Reads.of(header, arch)
+    weight_bytes = sum(group.bytes for group in groups)
     return Model(
         name=name,
         path=path,
@@ -81,55 +41,231 @@ def model_of(header: GgufHeader, *, name: str, path: str, source: str, digest: s
         digest=digest,
         file_bytes=header.file_bytes,
         architecture=arch,
-        quantization=_quantization(header),
-        parameters=sum(tensor.elements for tensor in header.tensors),
-        weight_bytes=sum(tensor.bytes for tensor in header.tensors),
-        bytes_per_token=_bytes_per_token(header, arch),
-        context_length=_integer(data, f"{arch}.context_length"),
-        layers=layers,
-        embedding_length=embedding,
-        vocabulary_size=_integer(data, f"{arch}.vocab_size")
+        quantization=largest_type(groups),
+        parameters=sum(group.elements for group in groups),
+        weight_bytes=weight_bytes,
+        bytes_per_token=reads.sum(header.tensors, lambda tensor: tensor.bytes),
+        context_length=header.integer(f"{arch}.context_length"),
+        layers=header.integer(f"{arch}.block_count"),
+        embedding_length=header.integer(f"{arch}.embedding_length"),
+        vocabulary_size=header.integer(f"{arch}.vocab_size")
         or header.array_lengths.get("tokenizer.ggml.tokens", 0),
-        k_elements_per_token=kv_heads
-        * (_integer(data, f"{arch}.attention.key_length") or head_size),
-        v_elements_per_token=kv_heads
-        * (_integer(data, f"{arch}.attention.value_length") or head_size),
-        has_chat_template="tokenizer.chat_template" in data,
-        pooling=POOLING.get(int(pooling), "other") if isinstance(pooling, int) else "",
-        license=str(data.get("general.license", "")),
+        k_elements_per_token=sum(block.k_elements for block in blocks),
+        v_elements_per_token=sum(block.v_elements for block in blocks),
+        has_chat_template="tokenizer.chat_template" in header.metadata
+        or "tokenizer.chat_template" in header.long_strings,
+        pooling=_pooling(header, arch),
+        license=header.text("general.license") or header.text("general.license.name"),
+        facts_version=FACTS_VERSION,
+        header_digest=header.digest,
+        role=_role(header, arch),
+        title=header.text("general.name"),
+        is_causal=arch not in WITHOUT_CACHE
+        and header.metadata.get(f"{arch}.attention.causal", True) is not False,
+        active_parameters=reads.sum(header.tensors, lambda tensor: tensor.elements),
+        blocks=blocks,
+        groups=groups,
+        feed_forward_length=max((block.feed_forward_length for block in blocks), default=0),
+        is_output_tied=_is_tied(header),
+        experts=_experts(header, arch),
+        mla=mla_of(header, arch),
+        rope=_rope(header, arch),
+        weight_quantization=WeightQuantization(
+            "gguf",
+            bits=round(8 * weight_bytes / max(1, sum(group.elements for group in groups)), 2),
+            detail=FILE_TYPES.get(header.integer("general.file_type"), "")
+            if "general.file_type" in header.metadata
+            else "",
+        ),
+        template=template_of(
+            header.text("tokenizer.chat_template"),
+            "the file",
+            header.long_strings.get("tokenizer.chat_template", 0),
+        ),
+        tokenizer=_tokenizer(header),
+        encoder=_encoder(header) if arch == "clip" else None,
+        base_model=header.text("general.base_model.0.name"),
+        adapter_rank=_adapter_rank(header),
+        notes=_notes(header, arch),
     )
 
 
-def _integer(data: Mapping[str, Scalar], key: str) -> int:
-    value = data.get(key, 0)
-    return value if isinstance(value, int) and 0 <= value < 1 << 40 else 0
+def group_tensors(tensors: Iterable[tuple[str, str, int, int]]) -> tuple[TensorGroup, ...]:
+    """Sum (class, type, elements, bytes) by class and type, the largest first."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for tensor_class, type_name, elements, size in tensors:
+        entry = sums.setdefault((tensor_class, type_name), [0, 0, 0])
+        entry[0] += 1
+        entry[1] += elements
+        entry[2] += size
+    groups = (TensorGroup(key[0], key[1], *entry) for key, entry in sums.items())
+    return tuple(sorted(groups, key=lambda group: -group.bytes))
 
 
-def _kv_heads(header: GgufHeader, arch: str, layers: int, heads: int) -> int:
-    """Sum the KV heads over the layers; they may differ from layer to layer."""
-    key = f"{arch}.attention.head_count_kv"
-    if key in header.arrays:
-        return sum(value for value in header.arrays[key] if isinstance(value, int))
-    return layers * (_integer(header.metadata, key) or heads)
-
-
-def _quantization(header: GgufHeader) -> str:
+def largest_type(groups: Sequence[TensorGroup]) -> str:
     """Name the type that holds most of the weights' bytes."""
     totals: dict[str, int] = {}
-    for tensor in header.tensors:
-        name = GGML_TYPES.get(tensor.type_id, (f"type {tensor.type_id}", 1, 0))[0]
-        totals[name] = totals.get(name, 0) + tensor.bytes
+    for group in groups:
+        totals[group.type] = totals.get(group.type, 0) + group.bytes
     return max(totals, key=lambda name: totals[name], default="none")
 
 
-def _bytes_per_token(header: GgufHeader, arch: str) -> int:
-    names = {tensor.name for tensor in header.tensors}
-    experts = _integer(header.metadata, f"{arch}.expert_count")
-    used = _integer(header.metadata, f"{arch}.expert_used_count")
-    total = 0.0
-    for tensor in header.tensors:
-        if tensor.name == "token_embd.weight" and "output.weight" in names:
+def weigh_blocks(blocks: Sequence[Block], tensors: Iterable[TensorInfo]) -> tuple[Block, ...]:
+    """Add to each block the bytes of its tensors."""
+    weights, experts = [0] * len(blocks), [0] * len(blocks)
+    for tensor in tensors:
+        layer = layer_of(tensor.name)
+        if layer is None or layer >= len(blocks):
             continue
-        active = used / experts if experts and used and "_exps." in tensor.name else 1.0
-        total += tensor.bytes * active
-    return int(total)
+        weights[layer] += tensor.bytes
+        if class_of_gguf(tensor.name) == "experts":
+            experts[layer] += tensor.bytes
+    return tuple(
+        replace(block, weight_bytes=weight, expert_bytes=expert)
+        for block, weight, expert in zip(blocks, weights, experts, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Which share of each tensor one decoded token reads."""
+
+    first_draft_layer: int
+    active_experts: float
+    is_output_tied: bool
+
+    @staticmethod
+    def of(header: GgufHeader, arch: str) -> Reads:
+        """Return the shares of a header's model."""
+        experts = _experts(header, arch)
+        return Reads(
+            header.integer(f"{arch}.block_count") - draft_layers(header, arch),
+            experts.used / experts.count if experts and experts.count else 1.0,
+            _is_tied(header),
+        )
+
+    def share(self, name: str) -> float:
+        """Return the share of the tensor of this name, 0.0 to 1.0."""
+        tensor_class, layer = class_of_gguf(name), layer_of(name)
+        if layer is not None and layer >= self.first_draft_layer:
+            return 0.0
+        if tensor_class == "token embedding":
+            return 1.0 if self.is_output_tied and name == "token_embd.weight" else 0.0
+        if tensor_class == "experts":
+            return self.active_experts
+        return 0.0 if tensor_class == "projector" else 1.0
+
+    def sum(self, tensors: Iterable[TensorInfo], size: Callable[[TensorInfo], int]) -> int:
+        """Return the sum of what is read."""
+        return int(sum(size(tensor) * self.share(tensor.name) for tensor in tensors))
+
+
+def _is_tied(header: GgufHeader) -> bool:
+    names = {tensor.name for tensor in header.tensors}
+    return "token_embd.weight" in names and "output.weight" not in names
+
+
+def _experts(header: GgufHeader, arch: str) -> Experts | None:
+    count = header.integer(f"{arch}.expert_count")
+    if not count:
+        return None
+    layers = header.integer(f"{arch}.block_count")
+    used = header.per_layer(f"{arch}.expert_used_count", min(layers, 4096))
+    widths = header.per_layer(f"{arch}.expert_feed_forward_length", min(layers, 4096))
+    return Experts(
+        count=count,
+        used=min(count, max(used, default=0) or count),
+        shared=header.integer(f"{arch}.expert_shared_count"),
+        feed_forward_length=max(widths, default=0)
+        or max(header.per_layer(f"{arch}.feed_forward_length", min(layers, 4096)), default=0),
+    )
+
+
+def _rope(header: GgufHeader, arch: str) -> Rope | None:
+    if not any(key.startswith(f"{arch}.rope.") for key in header.metadata):
+        return None
+    prefix = f"{arch}.rope"
+    return Rope(
+        dimensions=header.integer(f"{prefix}.dimension_count"),
+        base=header.number(f"{prefix}.freq_base"),
+        scaling=header.text(f"{prefix}.scaling.type"),
+        factor=header.number(f"{prefix}.scaling.factor") or header.number(f"{prefix}.scale_linear"),
+        original_context=header.integer(f"{prefix}.scaling.original_context_length"),
+    )
+
+
+def _tokenizer(header: GgufHeader) -> Tokenizer | None:
+    kind = header.text("tokenizer.ggml.model")
+    if not kind:
+        return None
+    return Tokenizer(
+        kind,
+        header.text("tokenizer.ggml.pre"),
+        header.array_lengths.get("tokenizer.ggml.tokens", 0),
+        header.array_lengths.get("tokenizer.ggml.merges", 0),
+    )
+
+
+def _pooling(header: GgufHeader, arch: str) -> str:
+    value = header.metadata.get(f"{arch}.pooling_type")
+    return POOLING.get(int(value), "other") if isinstance(value, int) else ""
+
+
+def _role(header: GgufHeader, arch: str) -> str:
+    if header.text("general.type") == "adapter" or "adapter.type" in header.metadata:
+        return "adapter"
+    return "projector" if arch == "clip" or header.text("general.type") == "mmproj" else "model"
+
+
+def _encoder(header: GgufHeader) -> Encoder:
+    kind = "audio" if "clip.audio.block_count" in header.metadata else "vision"
+    if header.metadata.get("clip.has_vision_encoder") and kind == "audio":
+        kind = "vision and audio"
+    prefix = "clip.audio" if kind == "audio" else "clip.vision"
+    return Encoder(
+        kind=kind,
+        projector=header.text("clip.projector_type") or header.text(f"{prefix}.projector_type"),
+        blocks=header.integer(f"{prefix}.block_count"),
+        embedding_length=header.integer(f"{prefix}.embedding_length"),
+        feed_forward_length=header.integer(f"{prefix}.feed_forward_length"),
+        heads=header.integer(f"{prefix}.attention.head_count"),
+        image_size=header.integer(f"{prefix}.image_size"),
+        patch_size=header.integer(f"{prefix}.patch_size"),
+    )
+
+
+def _adapter_rank(header: GgufHeader) -> int:
+    """Return the largest rank: the inner size of the LoRA pairs, `…lora_a` having it as rows."""
+    ranks = [
+        tensor.shape[1]
+        for tensor in header.tensors
+        if tensor.name.endswith(".lora_a") and len(tensor.shape) > 1
+    ]
+    return max(ranks, default=0)
+
+
+def _notes(header: GgufHeader, arch: str) -> tuple[str, ...]:
+    notes = []
+    unknown = sorted({t.type_name for t in header.tensors if not t.is_known})
+    if unknown:
+        notes.append(
+            f"tensors of the types {', '.join(unknown)} are not in llama.cpp b11549; their bytes "
+            "are the room that the file leaves for them"
+        )
+    if arch == "deepseek4":
+        notes.append("its compressed caches beside the sliding window are not counted per token")
+    if arch == "t5":
+        notes.append("an encoder and decoder; only the encoder's blocks are listed")
+    return tuple(notes)
+
+
+FILE_TYPES: Mapping[int, str] = {
+    0: "all F32", 1: "mostly F16", 2: "mostly Q4_0", 3: "mostly Q4_1", 7: "mostly Q8_0",
+    8: "mostly Q5_0", 9: "mostly Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L",
+    14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS",
+    20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL",
+    26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M",
+    32: "mostly BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4 experts",
+    39: "mostly NVFP4", 40: "mostly Q1_0", 41: "mostly Q2_0",
+}  # fmt: skip
+"""`general.file_type` → what `llama-quantize` was asked for (`llama_ftype` in include/llama.h)."""

@@ -71,7 +71,7 @@ def refuse_candidate(
     refusal = engine.refuse(model, machine) or engine.refuse_settings(candidate)
     if refusal is not None:
         return refusal
-    expected = engine.estimate_memory(model, candidate).total.expected
+    expected = engine.estimate_memory(model, candidate, machine).total.expected
     room = machine.memory_available_bytes - reserve_bytes
     if expected > room:
         return Refusal(

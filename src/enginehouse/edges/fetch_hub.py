@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from enginehouse.core.errors import MachineError, UserError
@@ -20,8 +22,23 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
         MachineError: `network.unreachable`.
     """
     import huggingface_hub
-    from huggingface_hub import errors
 
+    repository, file = split_spec(spec)
+    progress.begin(f"fetching {repository}", None)
+    try:
+        with hub_errors(repository, file):
+            file = file or pick_gguf(repository, list_files(repository))
+            return Path(huggingface_hub.hf_hub_download(repository, file))
+    finally:
+        progress.end()
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return the repository and the file (or "") of `owner/repo[/file]`.
+
+    Raises:
+        UserError: `model.bad_spec`.
+    """
     owner, _, rest = spec.partition("/")
     name, _, file = rest.partition("/")
     if not owner or not name:
@@ -31,15 +48,24 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
             evidence=(f"{spec!r} is not of the form owner/repo[/file]",),
             remedies=("write hf:owner/repo or hf:owner/repo/file.gguf",),
         )
-    repository = f"{owner}/{name}"
+    return f"{owner}/{name}", file
+
+
+@contextmanager
+def hub_errors(repository: str, file: str) -> Iterator[None]:
+    """Turn the hub client's errors into ours.
+
+    Raises:
+        UserError: `model.hub.*`.
+        MachineError: `network.unreachable`.
+    """
+    from huggingface_hub import errors
+
     # The hub's client changed its HTTP library twice; what its own error derives from is the base
     # of that library's errors, a refused connection included.
     transport_error: type[BaseException] = errors.HfHubHTTPError.__mro__[1]
-    progress.begin(f"fetching {repository}", None)
     try:
-        if not file:
-            file = _pick(repository, _list_files(repository))
-        return Path(huggingface_hub.hf_hub_download(repository, file))
+        yield
     except errors.GatedRepoError as problem:
         raise UserError(
             "model.hub.gated",
@@ -50,7 +76,7 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
     except errors.LocalEntryNotFoundError as problem:  # an EntryNotFoundError too: comes first
         raise _unreachable(repository, problem) from problem
     except errors.EntryNotFoundError as problem:
-        names = _list_files(repository)
+        names = list_files(repository)
         nearest = difflib.get_close_matches(file, names, 3)
         raise UserError(
             "model.hub.no_file",
@@ -67,8 +93,6 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
         ) from problem
     except (transport_error, OSError) as problem:
         raise _unreachable(repository, problem) from problem
-    finally:
-        progress.end()
 
 
 def _unreachable(repository: str, problem: BaseException) -> MachineError:
@@ -83,14 +107,20 @@ def _unreachable(repository: str, problem: BaseException) -> MachineError:
     )
 
 
-def _list_files(repository: str) -> tuple[str, ...]:
+def list_files(repository: str) -> tuple[str, ...]:
+    """Return the names of a repository's files."""
     import huggingface_hub
 
     siblings = huggingface_hub.model_info(repository).siblings or ()
     return tuple(sibling.rfilename for sibling in siblings)
 
 
-def _pick(repository: str, names: tuple[str, ...]) -> str:
+def pick_gguf(repository: str, names: tuple[str, ...]) -> str:
+    """Return the GGUF file to take when none was named.
+
+    Raises:
+        UserError: `model.hub.which_file`.
+    """
     models = [name for name in names if name.endswith(".gguf") and "mmproj" not in name]
     if len(models) == 1:
         return models[0]

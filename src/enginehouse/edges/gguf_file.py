@@ -6,21 +6,26 @@ vocabulary's tokens; `docs/adr/0002` tells. A test holds the two against each ot
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import struct
 from pathlib import Path
-from typing import BinaryIO
 
-from enginehouse.core.errors import EnginehouseError, UserError
-from enginehouse.core.model_facts import GgufHeader, Scalar, TensorInfo
+from enginehouse.core.ggml_types import GGML_TYPES
+from enginehouse.core.gguf_header import GgufHeader, Scalar, TensorInfo
+from enginehouse.edges.byte_sources import ByteSource, LocalFile, file_error
+from enginehouse.edges.cursor import Cursor, DamagedError
 
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
     12: "<d",
 }  # fmt: skip
 STRING, ARRAY = 8, 9
-MOST_METADATA, MOST_TENSORS, MOST_DIMENSIONS = 65_536, 1_000_000, 8
-MOST_STRING_BYTES, MOST_ARRAY_ITEMS, KEPT_ITEMS = 16 << 20, 10_000_000, 4096
-MOST_HEADER_BYTES = 256 << 20
+MOST_METADATA, MOST_TENSORS, MOST_DIMENSIONS = 4096, 16_384, 4
+MOST_KEY_BYTES, MOST_NAME_BYTES = 65_535, 128
+KEPT_STRING_BYTES, KEPT_BYTES = 1 << 20, 16 << 20
+MOST_ARRAY_ITEMS, MOST_STRINGS = 10_000_000, 2_000_000
+KEPT_ITEMS, MOST_KEPT_ITEMS, KEPT_TEXTS = 4096, 400_000, 16
 OTHER_FORMATS = {
     b"vers": "a Git LFS pointer, not the file it points to",
     b"<!DO": "a web page",
@@ -28,12 +33,9 @@ OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive, as PyTorch checkpoints are",
     b"ggjt": "the old GGJT format, from before GGUF",
     b"ggml": "the old GGML format, from before GGUF",
+    b"ggla": "the old GGLA format of adapters, from before GGUF",
     b"FUGG": "a big-endian GGUF file",
 }
-
-
-class _DamagedError(Exception):
-    pass
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -43,132 +45,179 @@ def read_gguf_header(path: Path) -> GgufHeader:
         UserError: `model.file.*`: missing, unreadable, empty, not_gguf, old_version, damaged,
             truncated.
     """
+    source = LocalFile(path)
     try:
-        file_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            header = _Reader(file, file_bytes).read(path)
-    except FileNotFoundError:
-        raise _error(path, "missing", "there is no such file") from None
-    except OSError as problem:
-        raise _error(path, "unreadable", f"it cannot be read: {problem.strerror}") from problem
-    except (_DamagedError, struct.error, UnicodeDecodeError, OverflowError) as problem:
-        raise _error(path, "damaged", f"its header is damaged: {problem}") from problem
+        return read_gguf(source)
+    finally:
+        source.close()
+
+
+def read_gguf(source: ByteSource) -> GgufHeader:
+    """Read a GGUF header from bytes wherever they are.
+
+    Raises:
+        UserError: `model.file.*`, as `read_gguf_header`.
+        MachineError: `network.unreachable`.
+    """
+    try:
+        header = _Reader(source).read()
+    except (DamagedError, struct.error, OverflowError) as problem:
+        what = f"its header is damaged: {problem}"
+        raise file_error(source.name, source.place, "damaged", what) from problem
     end = max((header.data_offset + t.offset + t.bytes for t in header.tensors), default=0)
-    if end > file_bytes:
-        raise _error(
-            path,
-            "truncated",
-            f"it ends too early: {file_bytes:,} bytes of {end:,} that its header announces",
-        )
+    if end > source.size:
+        what = f"it ends too early: {source.size:,} bytes of {end:,} that its header announces"
+        raise file_error(source.name, source.place, "truncated", what)
     return header
-
-
-def _error(path: Path, kind: str, what: str) -> EnginehouseError:
-    remedies = {
-        "missing": ("check the path", "enginehouse models list"),
-        "unreadable": ("check the file's permissions",),
-    }.get(kind, ("fetch the file again and compare its SHA-256 with the source's",))
-    return UserError(
-        f"model.file.{kind}", f"{path.name} cannot be used: {what}",
-        evidence=(str(path),), remedies=remedies,
-    )  # fmt: skip
 
 
 class _Reader:
     """Reads forward only; every length is checked against the file before it is believed."""
 
-    def __init__(self, file: BinaryIO, file_bytes: int) -> None:
-        self._file = file
-        self._file_bytes = file_bytes
-        self._position = 0
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._cursor = Cursor(source)
+        self._metadata: dict[str, Scalar] = {}
+        self._arrays: dict[str, tuple[Scalar, ...]] = {}
+        self._lengths: dict[str, int] = {}
+        self._long: dict[str, int] = {}
+        self._texts: dict[str, tuple[str, ...]] = {}
+        self._room = {"bytes": KEPT_BYTES, "items": MOST_KEPT_ITEMS, "strings": MOST_STRINGS}
 
-    def read(self, path: Path) -> GgufHeader:
-        if self._file_bytes == 0:
-            raise _error(path, "empty", "it has no bytes")
-        magic = self._file.read(4)
-        self._position = 4
-        if magic != b"GGUF":
-            known = OTHER_FORMATS.get(magic, f"it begins with {magic!r}, GGUF with b'GGUF'")
-            raise _error(path, "not_gguf", f"it is not GGUF but {known}")
-        version = self._number("<I")
-        if version not in (2, 3):
-            raise _error(path, "old_version", f"its GGUF version is {version}, not 2 or 3")
-        tensor_count = self._count("<Q", MOST_TENSORS, "tensors")
-        metadata_count = self._count("<Q", MOST_METADATA, "metadata entries")
-        metadata: dict[str, Scalar] = {}
-        arrays: dict[str, tuple[Scalar, ...]] = {}
-        lengths: dict[str, int] = {}
+    def read(self) -> GgufHeader:
+        self._read_magic()
+        tensor_count = self._cursor.count("<Q", MOST_TENSORS, "tensors")
+        metadata_count = self._cursor.count("<Q", MOST_METADATA, "metadata entries")
         for _ in range(metadata_count):
-            key = self._string()
-            kind = self._number("<I")
-            if kind == ARRAY:
-                lengths[key], arrays[key] = self._array()
-            else:
-                metadata[key] = self._scalar(kind)
-        tensors = tuple(self._tensor() for _ in range(tensor_count))
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
-            raise _DamagedError(f"an alignment of {alignment}")
-        data_offset = -(-self._position // alignment) * alignment
+            self._read_entry()
+        tensors = self._tensors(tensor_count)
+        alignment = self._metadata.get("general.alignment", 32)
+        if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & alignment - 1:
+            raise DamagedError(f"an alignment of {alignment}")
+        data_offset = -(-self._cursor.position // alignment) * alignment
         return GgufHeader(
-            version, metadata, {k: v for k, v in arrays.items() if v}, lengths, tensors,
-            data_offset, self._file_bytes,
-        )  # fmt: skip
-
-    def _take(self, count: int) -> bytes:
-        if count > self._file_bytes - self._position:
-            raise _DamagedError(f"{count:,} bytes announced at {self._position:,}, beyond its end")
-        if self._position + count > MOST_HEADER_BYTES:
-            raise _DamagedError("the header is larger than 256 MiB")
-        data = self._file.read(count)
-        if len(data) != count:
-            raise _DamagedError("it became shorter while it was read")
-        self._position += count
-        return data
-
-    def _number(self, form: str) -> int:
-        return int(struct.unpack(form, self._take(struct.calcsize(form)))[0])
-
-    def _count(self, form: str, most: int, what: str) -> int:
-        count = self._number(form)
-        if count > most:
-            raise _DamagedError(f"{count:,} {what}")
-        return count
-
-    def _string(self) -> str:
-        return self._take(self._count("<Q", MOST_STRING_BYTES, "bytes of text")).decode(
-            errors="replace"
+            self._version,
+            self._metadata,
+            {key: values for key, values in self._arrays.items() if values},
+            self._lengths,
+            with_gaps(tensors, max(0, self._source.size - data_offset)),
+            data_offset,
+            self._source.size,
+            self._long,
+            self._texts,
+            self._cursor.digest(),
         )
 
-    def _scalar(self, kind: int) -> Scalar:
-        if kind == STRING:
-            return self._string()
-        if kind not in SCALARS:
-            raise _DamagedError(f"a value of the unknown type {kind}")
-        form = SCALARS[kind]
-        value: Scalar = struct.unpack(form, self._take(struct.calcsize(form)))[0]
-        return value
+    def _read_magic(self) -> None:
+        source = self._source
+        if source.size == 0:
+            raise file_error(source.name, source.place, "empty", "it has no bytes")
+        if source.size < 4:
+            what = "it is not GGUF: it has fewer than 4 bytes"
+            raise file_error(source.name, source.place, "not_gguf", what)
+        magic = self._cursor.take(4)
+        if magic != b"GGUF":
+            known = OTHER_FORMATS.get(magic, f"it begins with {magic!r}, GGUF with b'GGUF'")
+            what = f"it is not GGUF but {known}"
+            raise file_error(source.name, source.place, "not_gguf", what)
+        self._version = self._cursor.number("<I")
+        if self._version not in (2, 3):
+            swapped = self._version & 0xFFFF == 0 and self._version != 0
+            what = (
+                "it is big-endian GGUF, which this machine's engines do not read"
+                if swapped
+                else f"its GGUF version is {self._version}, not 2 or 3"
+            )
+            raise file_error(source.name, source.place, "old_version", what)
 
-    def _array(self) -> tuple[int, tuple[Scalar, ...]]:
-        kind = self._number("<I")
-        count = self._count("<Q", MOST_ARRAY_ITEMS, "items in an array")
+    def _read_entry(self) -> None:
+        key = self._text(MOST_KEY_BYTES)
+        if key in self._metadata or key in self._lengths or key in self._long:
+            raise DamagedError(f"the key {key[:80]!r} twice")
+        kind = self._cursor.number("<I")
+        if kind == ARRAY:
+            self._lengths[key] = self._array(key)
+        elif kind == STRING:
+            size = self._cursor.number("<Q")
+            if size > KEPT_STRING_BYTES:
+                self._cursor.skip(size)
+                self._long[key] = size
+            else:
+                self._metadata[key] = self._decoded(size)
+        elif kind in SCALARS:
+            self._metadata[key] = self._cursor.value(SCALARS[kind])
+        else:
+            raise DamagedError(f"a value of the unknown type {kind}")
+
+    def _text(self, most: int) -> str:
+        return self._decoded(self._cursor.count("<Q", most, "bytes of text"))
+
+    def _decoded(self, size: int) -> str:
+        self._use("bytes", size)
+        return self._cursor.take(size).decode(errors="replace")
+
+    def _use(self, what: str, count: int) -> None:
+        self._room[what] -= count
+        if self._room[what] < 0:
+            raise DamagedError(f"more {what} in its metadata than any model has")
+
+    def _array(self, key: str) -> int:
+        kind = self._cursor.number("<I")
+        count = self._cursor.count("<Q", MOST_ARRAY_ITEMS, "items in an array")
         if kind == STRING:
-            for _ in range(count):
-                self._take(self._count("<Q", MOST_STRING_BYTES, "bytes of text"))
-            return count, ()
+            self._use("strings", count)
+            if count <= KEPT_TEXTS:
+                self._texts[key] = tuple(self._text(MOST_KEY_BYTES) for _ in range(count))
+            else:
+                self._cursor.skip_strings(count)
+            return count
         if kind not in SCALARS:
-            raise _DamagedError(f"an array of the unknown type {kind}")
+            raise DamagedError(f"an array of the unknown type {kind}")
         size = struct.calcsize(SCALARS[kind])
-        data = self._take(count * size)
-        if count > KEPT_ITEMS:
-            return count, ()
-        return count, struct.unpack(f"<{count}{SCALARS[kind][1]}", data)
+        if count > min(KEPT_ITEMS, self._room["items"]):
+            self._cursor.skip(count * size)
+            return count
+        self._room["items"] -= count
+        data = self._cursor.take(count * size)
+        self._arrays[key] = struct.unpack(f"<{count}{SCALARS[kind][1]}", data)
+        return count
+
+    def _tensors(self, count: int) -> list[TensorInfo]:
+        names: set[str] = set()
+        tensors = []
+        for _ in range(count):
+            tensor = self._tensor()
+            if tensor.name in names:
+                raise DamagedError(f"two tensors have the name {tensor.name!r}")
+            names.add(tensor.name)
+            tensors.append(tensor)
+        return tensors
 
     def _tensor(self) -> TensorInfo:
-        name = self._string()
-        dimensions = self._count("<I", MOST_DIMENSIONS, "dimensions")
-        shape = tuple(self._number("<Q") for _ in range(dimensions))
-        type_id, offset = self._number("<I"), self._number("<Q")
-        if any(size == 0 or size > 1 << 48 for size in shape):
-            raise _DamagedError(f"tensor {name!r} has the shape {shape}")
-        return TensorInfo(name, shape, type_id, offset)
+        name = self._text(MOST_NAME_BYTES)
+        dimensions = self._cursor.count("<I", MOST_DIMENSIONS, "dimensions")
+        rest = struct.unpack(f"<{dimensions}QIQ", self._cursor.take(8 * dimensions + 12))
+        shape, (type_id, offset) = rest[:dimensions], rest[dimensions:]
+        tensor = TensorInfo(name, shape, type_id, offset)
+        if any(size == 0 for size in shape) or tensor.elements > 1 << 50 or offset > 1 << 50:
+            raise DamagedError(f"tensor {name!r} has the shape {shape} at {offset:,}")
+        block = GGML_TYPES.get(type_id, ("", 1, 0))[1]
+        if shape and shape[0] % block:
+            raise DamagedError(f"tensor {name!r}: rows of {shape[0]} in blocks of {block}")
+        return tensor
+
+
+def with_gaps(tensors: list[TensorInfo], data_bytes: int) -> tuple[TensorInfo, ...]:
+    """Give tensors of an unknown type the room up to the next tensor or the data's end."""
+    if all(tensor.is_known for tensor in tensors):
+        return tuple(tensors)
+    starts = sorted({tensor.offset for tensor in tensors} | {data_bytes})
+    after = dict(itertools.pairwise(starts))
+    return tuple(
+        tensor
+        if tensor.is_known
+        else dataclasses.replace(
+            tensor, gap_bytes=max(0, after.get(tensor.offset, tensor.offset) - tensor.offset)
+        )
+        for tensor in tensors
+    )

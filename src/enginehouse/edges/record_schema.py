@@ -37,6 +37,12 @@ MIGRATIONS = (
         fingerprint TEXT NOT NULL, key TEXT NOT NULL, value REAL NOT NULL,
         PRIMARY KEY (fingerprint, key));
     """,
+    """
+    CREATE TABLE predictions (
+        trial_id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, build_digest TEXT NOT NULL,
+        architecture TEXT NOT NULL, predicted REAL NOT NULL, observed REAL NOT NULL);
+    CREATE INDEX predictions_by_place ON predictions (fingerprint, build_digest, architecture);
+    """,
 )
 """Schema changes, in order; `PRAGMA user_version` counts those that were made."""
 

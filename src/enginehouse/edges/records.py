@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from enginehouse.core.choice import Choice
+from enginehouse.core.correction import Observation
 from enginehouse.core.model import Model
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.edges.leases import is_alive, started_at
@@ -174,4 +175,34 @@ class Records:
         self._rows(
             "INSERT OR REPLACE INTO machine_values (fingerprint, key, value) VALUES (?, ?, ?)",
             (fingerprint, key, value),
+        )
+
+    # predictions
+
+    def store_prediction(self, observation: Observation) -> None:
+        """Store what was predicted and what was observed of a trial's memory."""
+        self._rows(
+            "INSERT OR REPLACE INTO predictions"
+            " (trial_id, fingerprint, build_digest, architecture, predicted, observed)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                observation.trial_id, observation.fingerprint, observation.build_digest,
+                observation.architecture, observation.predicted_bytes, observation.observed_bytes,
+            ),
+        )  # fmt: skip
+
+    def predictions(
+        self, fingerprint: str, build_digest: str, architecture: str
+    ) -> tuple[Observation, ...]:
+        """Return what was observed of an architecture with a build on a machine, oldest first."""
+        rows = self._rows(
+            "SELECT predicted, observed, trial_id FROM predictions"
+            " WHERE fingerprint = ? AND build_digest = ? AND architecture = ? ORDER BY trial_id",
+            (fingerprint, build_digest, architecture),
+        )
+        return tuple(
+            Observation(
+                fingerprint, build_digest, architecture, float(row[0]), float(row[1]), int(row[2])
+            )
+            for row in rows
         )

@@ -70,7 +70,8 @@ class SlotKeeper:
             yield name_slot(body, seat.slot)
             held = prompt.chain
         finally:
-            self._priming.discard(prompt.prefix)
+            if seat.action is Action.PRIME:
+                self._priming.discard(prompt.prefix)
             self._uses += 1
             self._slots[seat.slot] = Slot(held, False, self._uses)
             await asyncio.shield(self._tell())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.engine import Launch, Lever, Refusal, Tunable, lever
-from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range
+from enginehouse.core.estimate import MemoryEstimate
+from enginehouse.core.estimate_llama import DEFAULT_UBATCH, LlamaSettings, estimate_llama
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.workload import Workload
@@ -18,9 +19,6 @@ from enginehouse.core.workload import Workload
 CONTEXT_STEP = 256
 MINIMUM_CONTEXT = 1024
 PROMPT_CACHE_MIB = 256
-KV_BYTES_PER_ELEMENT = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""ggml block layouts: q8_0 holds 32 values in 34 bytes, q4_0 in 18."""
-
 UNQUANTIZED = ("f32", "f16", "bf16")
 
 TUNABLES = (
@@ -139,35 +137,30 @@ class LlamaCpp:
             levers.append(lever("threads", (threads, threads - 1), "leave a core to the rest"))
         return tuple(levers)
 
-    def estimate_memory(self, model: Model, candidate: Candidate) -> MemoryEstimate:
-        """Predict weights, KV cache, compute buffers and the server itself, in bytes.
+    def estimate_memory(
+        self, model: Model, candidate: Candidate, machine: Machine | None = None
+    ) -> MemoryEstimate:
+        """Predict the memory the engine will hold, part by part (`core/estimate_llama.py`).
 
-        Compute buffers: the logits of one micro-batch row per slot and about 12 activations of
-        f32 per token of the micro-batch; a bound, to be corrected by what is observed.
+        Without a machine, one with AVX2 and no GPU is assumed.
         """
-        slots = _integer(candidate, "slots", 1)
-        context = _integer(candidate, "context", MINIMUM_CONTEXT)
-        ubatch = min(_integer(candidate, "ubatch", 512), context)
-        element = KV_BYTES_PER_ELEMENT.get(str(candidate.get("kv_type") or "f16"), 2.0)
-        elements = model.k_elements_per_token + model.v_elements_per_token
-        kv = element * elements * context * slots
-        compute = 4.0 * ubatch * (model.vocabulary_size + 12 * model.embedding_length)
-        server = 80 * 2.0**20
-        cache = _integer(candidate, "prompt_cache_mib", 0) * 2.0**20
-        return MemoryEstimate(
-            (
-                MemoryPart("weights", Range(model.weight_bytes, model.weight_bytes, _up(model))),
-                MemoryPart("KV cache", Range(kv, kv, kv)),
-                MemoryPart("compute buffers", Range(0.2 * compute, 0.6 * compute, compute)),
-                MemoryPart("server", Range(0.5 * server, server, 2 * server)),
-                MemoryPart("prompt cache", Range(0.0, cache / 2, cache)),
-            )
-        )
+        return estimate_llama(model, memory_settings(candidate, machine))
 
 
-def _up(model: Model) -> float:
-    """Weights that llama.cpp repacks for the CPU exist twice when the file is memory-mapped."""
-    return 2.0 * model.weight_bytes
+def memory_settings(candidate: Candidate, machine: Machine | None = None) -> LlamaSettings:
+    """Return what of a candidate (and the machine) decides over memory."""
+    context = _integer(candidate, "context", MINIMUM_CONTEXT)
+    slots = _integer(candidate, "slots", 1)
+    return LlamaSettings(
+        context=context,
+        slots=slots,
+        ubatch=min(_integer(candidate, "ubatch", DEFAULT_UBATCH), context * slots),
+        kv_type=str(candidate.get("kv_type") or "f16"),
+        has_flash=candidate.get("flash_attention") != "off",
+        prompt_cache_bytes=_integer(candidate, "prompt_cache_mib", 0) * 2.0**20,
+        isa=machine.isa if machine else ("avx2",),
+        drafts_ngrams=candidate.get("speculation") == "ngram-mod",
+    )
 
 
 def _slots_lever(workload: Workload) -> Lever:

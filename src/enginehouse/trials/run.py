@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.correction import Observation
 from enginehouse.core.diagnose import diagnose
 from enginehouse.core.diagnose_scan import Book
 from enginehouse.core.engine import Endpoint, Engine, Launch
@@ -143,7 +144,26 @@ async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: Tok
             ),
         )
     bench.records.update_trial(trial)
+    _keep_prediction(bench, trial)
     return trial
+
+
+def _keep_prediction(bench: Bench, trial: Trial) -> None:
+    """Store predicted against observed memory, which corrects the next prediction."""
+    machine = trial.machine_before
+    if trial.outcome is not Outcome.MEASURED or machine is None:
+        return
+    predicted = bench.engine.estimate_memory(bench.model, trial.candidate, machine)
+    bench.records.store_prediction(
+        Observation(
+            fingerprint=machine.fingerprint(),
+            build_digest=trial.build.digest,
+            architecture=bench.model.architecture,
+            predicted_bytes=predicted.resident.expected,
+            observed_bytes=trial.peak_memory_bytes,
+            trial_id=trial.id,
+        )
+    )
 
 
 @dataclass

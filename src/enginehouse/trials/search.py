@@ -35,8 +35,10 @@ async def search(
 ) -> tuple[Trial, ...]:
     """Try candidates of every build within the budget and return the trials' records.
 
-    The budget ends proposing, not a trial under way. After the first few candidates, time for a
-    pair that confirms the best is kept: the highest of several noisy figures is so partly by luck.
+    The budget ends proposing, not a trial under way. Time for a pair that confirms the best is
+    kept: the highest of several noisy figures is so partly by luck. Where trials are long, the
+    first candidates and one such pair may take up to twice the budget, since a search that tried
+    one candidate found nothing.
     Cancelling keeps every finished trial's record.
     """
     began = time.monotonic()
@@ -54,7 +56,7 @@ async def search(
     for build in builds:
         minimal = bench.engine.minimal(build, bench.model, bench.workload)
         own: list[Trial] = []
-        while not own or began + budget_s - time.monotonic() > kept_s(trials):
+        while not own or began + budget_s - time.monotonic() > kept_s(trials, budget_s):
             proposal = propose(
                 bench.engine, minimal, bench.look(), bench.model, bench.workload, own,
                 bench.memory_reserve_bytes,
@@ -65,7 +67,8 @@ async def search(
                 watch.on_step(f"{build.label} is not tried: {proposal.refusal.reason}")
                 break
             own.append(await attempt(build, proposal.candidate, minimal, proposal.reason))
-    await _confirm(bench, builds, trials, attempt, began + budget_s)
+    deadlines = (began + 2 * budget_s, *[began + budget_s] * (CONFIRMATIONS - 1))
+    await _confirm(bench, builds, trials, attempt, deadlines)
     return tuple(trials)
 
 
@@ -74,11 +77,11 @@ async def _confirm(
     builds: Sequence[Build],
     trials: list[Trial],
     attempt: _Attempt,
-    ends_at: float,
+    deadlines: Sequence[float],
 ) -> None:
-    """Measure the best candidate and the minimal one again, in turn, while there is time."""
+    """Measure the best candidate and the minimal one again, in turn, each round by its deadline."""
     by_digest = {build.digest: build for build in builds}
-    for _ in range(CONFIRMATIONS):
+    for ends_at in deadlines:
         if not trials:
             return
         best_build = by_digest[trials[0].candidate.build_digest]
@@ -95,9 +98,11 @@ def longest_s(trials: Sequence[Trial]) -> float:
     return max((t.duration_s for t in trials if t.outcome is Outcome.MEASURED), default=0.0)
 
 
-def kept_s(trials: Sequence[Trial]) -> float:
-    """Return the time that must be left for another proposal: its own, later a pair's as well."""
-    return longest_s(trials) * (1 if len(trials) < FIRST_CANDIDATES else 3)
+def kept_s(trials: Sequence[Trial], budget_s: float) -> float:
+    """Return how much of the budget must be left for another proposal; negative is beyond it."""
+    if len(trials) < FIRST_CANDIDATES:
+        return longest_s(trials) - budget_s
+    return 3 * longest_s(trials)
 
 
 class _Attempt(Protocol):

@@ -1,0 +1,1 @@
+"""One file a part of the machine; each turns what the seam reads into facts."""

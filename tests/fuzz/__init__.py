@@ -1,0 +1,1 @@
+"""What no reader of a model may do, whatever the bytes."""
