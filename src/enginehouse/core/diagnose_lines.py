@@ -56,7 +56,7 @@ PREFIX = re.compile(
             rf"\[?(?P<level>{_LEVEL})\]?(?::(?=[\w.]{{1,60}}:)[\w.]{{1,60}}:|:? +(?:- )?)(?=\S)",
             rf"(?P<level2>{_LEVEL}):\s+(?=\S)",
             r"\[(?P<small>trace|debug|info|notice|warn|warning|error|critical|fatal)\]:? ",
-            r"(?P<letter>[EWIDF]) (?=[\w.-]+ )",
+            r"(?P<letter>[EWIDF]) (?=[\w.-]+(?: +[\w().~-]+)?: )",
             r"time=\S+ level=(?P<logfmt>\w+) (?:source=\S+ )?",
             r"level=(?P<logfmt2>\w+) (?:source=\S+ )?",
             # places and names that some loggers put behind the severity

@@ -51,7 +51,7 @@ def find_matches(
     only count `with_survived`.
     """
     matches = []
-    for signature in book.signatures:
+    for signature in book.candidates(digest.hits):
         found = _match(book, digest, facts, signature, with_survived)
         if found is not None:
             matches.append(found)

@@ -89,6 +89,11 @@ def judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
     return _lesser(book, digest, facts, matches, misleading)
 
 
+def standing_matches(book: Book, digest: Digest, facts: Facts) -> list[Match]:
+    """Return the failures that fit and that nothing explains away, the likeliest root first."""
+    return _standing(find_matches(book, digest, _told_by_the_log(book, digest, facts)))
+
+
 def _told_by_the_log(book: Book, digest: Digest, facts: Facts) -> Facts:
     """Add what the log tells of its platform and of the process's end."""
     tags = {tag for name in TAGS if digest.of(book.id_of(STRUCTURE[name])) for tag in TAGS[name]}
@@ -242,7 +247,7 @@ def _last_word(book: Book, digest: Digest, facts: Facts) -> Line | None:
     """Return a line that says that something failed and that no benign signature explains."""
     benign = {
         line.number
-        for signature in book.signatures
+        for signature in book.candidates(digest.hits)
         if signature.kind in (Kind.BENIGN, Kind.DEGRADED)
         for pattern in (*signature.all_of, *signature.any_of)
         for line in digest.of(book.id_of(pattern))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import re2
@@ -11,6 +11,9 @@ from enginehouse.core.diagnose_scan import STRUCTURE
 from enginehouse.core.diagnose_signature import Signature
 from enginehouse.knowledge.pattern_check import options
 from enginehouse.knowledge.signatures_loader import load_signatures
+
+WITHOUT_TEXT = -1
+"""Stands for the pattern of a signature that only names an ending."""
 
 
 @cache
@@ -57,9 +60,20 @@ class SignatureBook:
         texts |= dict.fromkeys(STRUCTURE.values())
         self._ids = {text: id for id, text in enumerate(texts)}
         self._bare = {id: _without_anchors(text).encode() for text, id in self._ids.items()}
+        self._decided_by: dict[int, list[int]] = {}
+        for place, signature in enumerate(self.signatures):
+            decisive = signature.all_of[:1] or signature.any_of
+            for id in [self._ids[text] for text in decisive] or [WITHOUT_TEXT]:
+                self._decided_by.setdefault(id, []).append(place)
         self._compiled: dict[int, re2._Regexp] = {}
         self._texts = tuple(self._ids)
         self._sets: dict[frozenset[int], _Set] = {}
+        self._finders: dict[str, _Finder] = {}
+
+    def candidates(self, ids: Iterable[int]) -> Sequence[Signature]:
+        """Return the signatures of which a decisive pattern is among some, or that have none."""
+        places = {place for id in (*ids, WITHOUT_TEXT) for place in self._decided_by.get(id, ())}
+        return [self.signatures[place] for place in sorted(places)]
 
     def id_of(self, pattern: str) -> int:
         """Return a pattern's id."""
@@ -75,8 +89,10 @@ class SignatureBook:
         return made
 
     def finder(self, expression: str) -> _Finder:
-        """Return an expression of the scan's own, compiled."""
-        return _Finder(expression)
+        """Return an expression of the scan's own, compiled once."""
+        if expression not in self._finders:
+            self._finders[expression] = _Finder(expression)
+        return self._finders[expression]
 
     def captures(self, id: int, text: str) -> Mapping[str, str] | None:
         """Return what a pattern captures in a normalised line; None when it does not match."""
