@@ -32,7 +32,7 @@ WIDTH = 100
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.option("--measure", is_flag=True, help="Measure memory bandwidth and compute now (2 s).")
+@click.option("--measure", is_flag=True, help="Measure bandwidth and compute now (some seconds).")
 @click.option("--facts", is_flag=True, help="List every fact with its origin and age.")
 @click.option("--snapshot", type=FOLDER, metavar="DIR", help="Examine a recorded machine.")
 @click.option("--record", type=FOLDER, metavar="DIR", help="Record this one, without secrets.")

@@ -95,6 +95,10 @@ class Book(Protocol):
         """Every signature."""
         ...
 
+    def candidates(self, ids: Iterable[int]) -> Sequence[Signature]:
+        """Return the signatures of which a decisive pattern is among some, or that have none."""
+        ...
+
     def id_of(self, pattern: str) -> int:
         """Return a pattern's id."""
         ...
