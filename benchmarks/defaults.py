@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from enginehouse.app import FindResult, House
+from enginehouse.app import House
+from enginehouse.app_find import FindResult
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Launch
 from enginehouse.core.model import Model

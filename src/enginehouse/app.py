@@ -11,17 +11,18 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from enginehouse.app_find import FindResult, Noted, check_context, parse_asked, require_builds
 from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
 from enginehouse.core.choose import Ranked, choose
 from enginehouse.core.engine import Endpoint, Engine, Launch
-from enginehouse.core.errors import EngineError, UserError
+from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
 from enginehouse.core.fit_model import FitRequest
@@ -47,48 +48,6 @@ MEASURED = {
 """What is measured once for a machine: the record's key, and the fact it makes."""
 DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
 DRY_RUN_SCRATCH = "/run/engine"
-
-
-@dataclass(frozen=True)
-class FindResult:
-    """What a search found: candidates ranked best first, and the choice if one can serve."""
-
-    run_id: str
-    model: Model
-    workload: str
-    ranked: tuple[Ranked, ...]
-    minimal: Candidate | None
-    choice: Choice | None
-    refusals: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> tuple[tuple[Trial, str], ...]:
-        """The leaderboard: each candidate's trial with why it won, lost or failed."""
-        return tuple((ranked.trial, ranked.reason) for ranked in self.ranked)
-
-    def require_choice(self) -> Choice:
-        """Return the choice.
-
-        Raises:
-            EngineError: `engine.none_serves`, with every failure as evidence.
-        """
-        if self.choice is not None:
-            return self.choice
-        evidence = [
-            f"trial {row.trial.id}: {row.reason} (log {row.trial.log_path})" for row in self.ranked
-        ]
-        remedies = [
-            remedy for row in self.ranked if row.trial.diagnosis for remedy in
-            row.trial.diagnosis.remedies
-        ]  # fmt: skip
-        first = self.ranked[0].trial.id if self.ranked else None
-        remedies += [f"enginehouse trials log {first}"] if first else ["enginehouse doctor"]
-        raise EngineError(
-            "engine.none_serves",
-            f"no candidate could serve {self.model.name}",
-            evidence=tuple(evidence) + self.refusals,
-            remedies=tuple(dict.fromkeys(remedies)),
-        )
 
 
 class House:
@@ -231,27 +190,35 @@ class House:
 
     # propose, try, diagnose, measure, choose
 
-    def find(self, model: Model, workload_name: str, budget_s: float, watch: Watch) -> FindResult:
+    def asked(self, texts: Sequence[str], context: int | None) -> CandidateSettings:
+        """Return the settings that a user asks for, checked against what engines take."""
+        return parse_asked(texts, context, load_engines()["llama.cpp"].tunables)
+
+    def find(
+        self, model: Model, workload_name: str, budget_s: float, watch: Watch,
+        asked: CandidateSettings = (),
+    ) -> FindResult:  # fmt: skip
         """Search for the best candidate and store the choice; every trial is recorded."""
+        from enginehouse.core.propose import base_of
         from enginehouse.trials.search import search
 
         workload = WORKLOADS[workload_name]
-        check_context(model, workload)
+        check_context(model, workload, asked)
         builds = self.builds()
         require_builds(builds)
         watch.on_step("measuring this machine's memory bandwidth and compute")
         machine = self.measure()
         refusals: list[str] = []
-        bench = self.bench(model, workload)
-        trials = asyncio.run(search(bench, builds, budget_s, _Noted(watch, refusals)))
+        bench = self.bench(model, workload, asked)
+        trials = asyncio.run(search(bench, builds, budget_s, Noted(watch, refusals)))
         if not trials:
-            return FindResult(bench.run_id, model, workload_name, (), None, None, tuple(refusals))
-        minimal = bench.engine.minimal(trials[0].build, model, workload)
-        ranked = choose(trials, minimal)
-        choice = self._store_choice(ranked[0], model, workload, machine)
-        return FindResult(bench.run_id, model, workload_name, ranked, minimal, choice)
+            return FindResult(bench.run_id, model, workload.name, (), None, None, tuple(refusals))
+        minimal = bench.minimal(trials[0].build)
+        ranked = choose(trials, base_of(trials, minimal))
+        choice = self._store_choice(ranked[0], bench, machine)
+        return FindResult(bench.run_id, model, workload.name, ranked, minimal, choice)
 
-    def bench(self, model: Model, workload: Workload) -> Bench:
+    def bench(self, model: Model, workload: Workload, asked: CandidateSettings = ()) -> Bench:
         """Return what all trials of one search of this model and workload share."""
         from enginehouse.knowledge.loader import load_prompts
         from enginehouse.knowledge.patterns import load_book
@@ -274,19 +241,21 @@ class House:
             questions=questions,
             book=load_book(),
             look=self.look,
+            asked=asked,
+            may_drop_page_cache=self.settings.text("trials.may_drop_page_cache") == "yes",
         )
 
     def dry_run(
-        self, model: Model, workload_name: str
+        self, model: Model, workload_name: str, asked: CandidateSettings = ()
     ) -> tuple[tuple[Candidate, str, tuple[str, ...]], ...]:
         """Return what a search could try: candidate, label, and the exact argv."""
         workload = WORKLOADS[workload_name]
-        check_context(model, workload)
+        check_context(model, workload, asked)
         machine = self.look()
         planned = []
         for build in self.builds():
             engine = self._engine(build)
-            minimal = engine.minimal(build, model, workload)
+            minimal = engine.minimal(build, model, workload).with_settings(**dict(asked))
             steps = [minimal] + [
                 minimal.with_settings(**dict(step))
                 for lever in engine.levers(machine, model, workload)
@@ -300,12 +269,14 @@ class House:
                 planned.append((candidate, f"{build.label}: {label}", argv))
         return tuple(planned)
 
-    def choice_for(self, model: Model, workload_name: str) -> tuple[Choice | None, tuple[str, ...]]:
+    def choice_for(
+        self, model: Model, workload_name: str, asked: CandidateSettings = ()
+    ) -> tuple[Choice | None, tuple[str, ...]]:
         """Return the stored choice and, in words, why it no longer holds (empty when it does)."""
         choice = self._records.choice(model.digest, workload_name)
         if choice is None:
             return None, ()
-        return choice, stale_reasons(choice, self.look(), model, self.builds())
+        return choice, stale_reasons(choice, self.look(), model, self.builds(), asked)
 
     def newest_choice(self) -> Choice | None:
         """Return the choice that was made last, over all models and workloads."""
@@ -329,6 +300,7 @@ class House:
         engine = self._engine(choice.build)
         endpoint, scratch = new_endpoint(), new_scratch()
         launch = Launch(choice.build, choice.candidate, model, endpoint, str(scratch))
+        deadlines = self._deadlines().times(float(choice.candidate.get("patience") or 1))
         plan = ServerPlan(
             model_name=model.name,
             engine=engine.name,
@@ -342,8 +314,8 @@ class House:
             shared_slots=engine.shared_slots(choice.candidate),
             prefix_limit_bytes=self.settings.bytes("serve.prefix_limit"),
             can_embed=model.can_embed,
-            load_deadline_s=self.settings.seconds("trials.load_deadline"),
-            first_token_deadline_s=self.settings.seconds("trials.first_token_deadline"),
+            load_deadline_s=deadlines.load_s,
+            first_token_deadline_s=deadlines.first_token_s,
             probe_interval_s=self.settings.seconds("serve.probe_interval"),
             token_interval_s=self.settings.seconds("serve.token_interval"),
             probe_deadline_s=self.settings.seconds("serve.probe_deadline"),
@@ -384,15 +356,13 @@ class House:
             measure_s=self.settings.seconds("trials.measure_deadline"),
         )
 
-    def _store_choice(
-        self, best: Ranked, model: Model, workload: Workload, machine: Machine
-    ) -> Choice | None:
+    def _store_choice(self, best: Ranked, bench: Bench, machine: Machine) -> Choice | None:
         if best.trial.measurement is None:
             return None
         choice = Choice(
-            model_digest=model.digest,
-            model_name=model.name,
-            workload=workload.name,
+            model_digest=bench.model.digest,
+            model_name=bench.model.name,
+            workload=bench.workload.name,
             machine_fingerprint=machine.fingerprint(),
             machine_facts=machine.fingerprint_facts(),
             build=best.trial.build,
@@ -400,6 +370,7 @@ class House:
             trial_id=best.trial.id,
             measurement=best.trial.measurement,
             chosen_at=time.time(),
+            asked=bench.asked,
         )
         self._records.store_choice(choice)
         return choice
@@ -408,49 +379,3 @@ class House:
 def open_house(settings: Settings) -> House:
     """Return the house of this user's state folder, to be entered with `with`."""
     return House(settings, state_dir())
-
-
-def require_builds(builds: Sequence[Build]) -> None:
-    """Raise EngineError `engine.none_installed` when there is nothing to try."""
-    if not builds:
-        raise EngineError(
-            "engine.none_installed",
-            "no engine is installed here",
-            evidence=("neither the xllamacpp wheel nor a llama-server on PATH was found",),
-            remedies=("pip install xllamacpp", "set engine.llama_cpp.path to a llama-server"),
-        )
-
-
-def check_context(model: Model, workload: Workload) -> None:
-    """Raise UserError `context.too_long` when the model has less context than the workload."""
-    if model.context_length and workload.context_tokens > model.context_length:
-        fitting = [
-            other.name
-            for other in WORKLOADS.values()
-            if other.context_tokens <= model.context_length
-        ]
-        raise UserError(
-            "context.too_long",
-            f"the workload {workload.name} needs {workload.context_tokens} tokens of context; "
-            f"{model.name} was made for {model.context_length}",
-            evidence=(f"{model.path} declares a context length of {model.context_length}",),
-            remedies=(f"use one of the workloads that fit: {', '.join(fitting) or 'none does'}",),
-        )
-
-
-@dataclass(frozen=True)
-class _Noted:
-    """Keeps what a search said was refused, and passes everything on."""
-
-    watch: Watch
-    refusals: list[str]
-
-    def on_step(self, text: str) -> None:
-        self.refusals.append(text)
-        self.watch.on_step(text)
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        self.watch.on_trial_start(label, number)
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        self.watch.on_trial_end(trial, label)

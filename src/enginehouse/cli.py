@@ -16,10 +16,12 @@ from enginehouse.cli_call import (
     budget_option,
     command,
     complete_model,
+    context_option,
     dry_run_option,
     host_option,
     model_argument,
     port_option,
+    set_option,
     workload_option,
 )
 from enginehouse.cli_doctor import doctor
@@ -31,7 +33,10 @@ from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
-    from enginehouse.app import FindResult, House
+    from enginehouse.app import House
+    from enginehouse.app_find import FindResult
+    from enginehouse.core.candidate import Settings
+    from enginehouse.core.choice import Choice
     from enginehouse.core.model import Model
 
 
@@ -65,9 +70,14 @@ def cli(context: click.Context, config_file: Path | None) -> None:
 @budget_option
 @port_option
 @host_option
+@context_option
+@set_option
 @click.option("--again", is_flag=True, help="Search although a stored choice holds.")
 @dry_run_option
-def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
+def up(
+    call: Call, model: str | None, context: int | None, wanted: tuple[str, ...], again: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
     """Find the best way to serve MODEL here, and serve it.
 
     A stored choice that still holds is served at once.
@@ -76,18 +86,20 @@ def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
     without it, the small demo model.
     """
     with call.house() as house:
+        asked = house.asked(wanted, context)
         if dry_run:
-            _show_plan(call, house, house.model(model, open_progress()))
+            _show_plan(call, house, house.model(model, open_progress()), asked)
             return
         house.check_port()
         found = house.model(model, open_progress())
-        choice, stale = house.choice_for(found, house.settings.text("find.workload"))
+        choice, stale = house.choice_for(found, house.settings.text("find.workload"), asked)
         for reason in stale:
             say(f"the stored choice no longer holds: {reason}")
         result = None
         if choice is None or stale or again:
-            result = _search(call, house, found)
+            result = _search(call, house, found, asked)
             choice = result.require_choice()
+        say_unmet(choice)
         house.serve(choice, found, _announce(call, found.name, result))
 
 
@@ -95,19 +107,24 @@ def up(call: Call, model: str | None, again: bool, dry_run: bool) -> None:
 @click.argument("model", shell_complete=complete_model)
 @workload_option
 @budget_option
+@context_option
+@set_option
 @dry_run_option
-def find(call: Call, model: str, dry_run: bool) -> None:
+def find(
+    call: Call, model: str, context: int | None, wanted: tuple[str, ...], dry_run: bool
+) -> None:
     """Try, measure and choose, without serving.
 
     The choice is stored for `serve` and `up`.
     """
     with call.house() as house:
+        asked = house.asked(wanted, context)
         found = house.model(model, open_progress())
         if dry_run:
-            _show_plan(call, house, found)
+            _show_plan(call, house, found, asked)
             return
-        result = _search(call, house, found)
-        result.require_choice()
+        result = _search(call, house, found, asked)
+        say_unmet(result.require_choice())
         if call.as_json:
             from enginehouse.cli_render import show_json
 
@@ -143,17 +160,29 @@ def serve(call: Call, model: str | None) -> None:
         house.serve(choice, found, _announce(call, found.name, None))
 
 
-def _search(call: Call, house: House, model: Model) -> FindResult:
+def _search(call: Call, house: House, model: Model, asked: Settings) -> FindResult:
     from enginehouse.cli_render import leaderboard
 
     settings = house.settings
     result = house.find(
-        model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk()
+        model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk(), asked
     )
     if not call.as_json and result.rows:
         click.echo(leaderboard(result))
         sys.stdout.flush()
     return result
+
+
+def say_unmet(choice: Choice) -> None:
+    """Say what of the settings that were asked for a remedy had to change."""
+    from enginehouse.app_find import unmet
+    from enginehouse.core.candidate import show_setting
+
+    for name, asked, held in unmet(choice.asked, choice.candidate):
+        say(
+            f"{name} {show_setting(asked)} was asked for and failed here; "
+            f"the choice has {show_setting(held)} (`{PROGRAM} trials show {choice.trial_id}`)"
+        )
 
 
 def _find_document(result: FindResult) -> dict[str, object]:
@@ -184,11 +213,11 @@ def _announce(call: Call, name: str, result: FindResult | None) -> Callable[[str
     return announce
 
 
-def _show_plan(call: Call, house: House, model: Model) -> None:
+def _show_plan(call: Call, house: House, model: Model, asked: Settings) -> None:
     from enginehouse.cli_render import command_line
 
     workload = house.settings.text("find.workload")
-    plan = house.dry_run(model, workload)
+    plan = house.dry_run(model, workload, asked)
     document = {
         "model": model.name,
         "workload": workload,

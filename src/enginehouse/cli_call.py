@@ -124,6 +124,14 @@ host_option = click.option(
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would be tried, with the exact argv; start nothing."
 )
+context_option = click.option(
+    "--context", type=click.IntRange(min=256), metavar="TOKENS",
+    help="Context that one request shall get; by default, what the workload needs.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "wanted", multiple=True, metavar="NAME=VALUE",
+    help="A setting that every candidate shall hold, such as kv_type=q8_0.",
+)  # fmt: skip
 model_argument = click.argument("model", required=False, shell_complete=complete_model)
 
 

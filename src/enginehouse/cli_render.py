@@ -15,7 +15,7 @@ from enginehouse.core.errors import ErrorReport, render_error
 from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from enginehouse.app import FindResult
+    from enginehouse.app_find import FindResult
     from enginehouse.core.model import Model
     from enginehouse.core.settings import Settings
     from enginehouse.core.trial import Trial
@@ -120,6 +120,8 @@ def trial_text(trial: Trial) -> str:
         f"  memory     {mib(trial.peak_memory_bytes)} at most, {len(trial.memory)} samples",
         f"  log        {trial.log_path}",
     ]
+    if trial.remedy is not None:
+        lines.insert(1, f"  came from  {trial.remedy.describe()}")
     if trial.diagnosis is not None:
         lines.append(f"  cause      {trial.diagnosis.cause or 'unknown'}")
         lines += [f"  log {e.line:<7}{e.text}" for e in trial.diagnosis.evidence]

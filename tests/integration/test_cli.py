@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enginehouse.app import FindResult
+from enginehouse.app_find import FindResult
 from enginehouse.cli_progress import LineProgress, SearchTalk
 from enginehouse.cli_render import leaderboard, trial_text
 from enginehouse.core.candidate import Candidate

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.core.choose import choose, finalists
-from enginehouse.core.propose import propose
+from enginehouse.core.propose import Place, propose
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.llama_cpp import ENGINE
@@ -20,12 +20,12 @@ MINIMAL = ENGINE.minimal(WHEEL, MODEL, CROWD)
 
 def next_of(trials: list[Trial], available_bytes: int = 12 << 30) -> object:
     machine = dataclasses.replace(MACHINE, memory_available_bytes=available_bytes)
-    return propose(ENGINE, MINIMAL, machine, MODEL, CROWD, trials, 512 << 20)
+    return propose(Place(ENGINE, machine, MODEL, CROWD, 512 << 20), MINIMAL, trials)
 
 
 def test_the_minimal_candidate_comes_first() -> None:
     """Nothing is tuned before the minimal candidate has been tried."""
-    proposal = propose(ENGINE, MINIMAL, MACHINE, MODEL, CROWD, [], 0)
+    proposal = propose(Place(ENGINE, MACHINE, MODEL, CROWD, 0), MINIMAL, [])
     assert proposal is not None
     assert proposal.candidate == MINIMAL
 
@@ -38,7 +38,7 @@ def test_nothing_is_built_on_a_minimal_candidate_that_failed() -> None:
 def test_what_cannot_fit_is_refused_with_the_reason() -> None:
     """A candidate whose expected bytes exceed what is available is not tried, and says why."""
     machine = dataclasses.replace(MACHINE, memory_available_bytes=600 << 20)
-    proposal = propose(ENGINE, MINIMAL, machine, MODEL, CROWD, [], 512 << 20)
+    proposal = propose(Place(ENGINE, machine, MODEL, CROWD, 512 << 20), MINIMAL, [])
     assert proposal is not None
     assert proposal.refusal is not None
     assert proposal.refusal.cause == "memory.host.insufficient"
@@ -50,7 +50,7 @@ def test_the_ladder_ends_and_never_repeats(rates: list[float]) -> None:
     """Whatever the trials measure, no candidate is proposed twice and the ladder ends."""
     trials: list[Trial] = []
     for rate in rates:
-        proposal = propose(ENGINE, MINIMAL, MACHINE, MODEL, CROWD, trials, 0)
+        proposal = propose(Place(ENGINE, MACHINE, MODEL, CROWD, 0), MINIMAL, trials)
         if proposal is None:
             break
         assert proposal.candidate.id not in {t.candidate.id for t in trials}

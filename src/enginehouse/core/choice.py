@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.candidate import Build, Candidate, Settings, show_setting
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import Measurement
 from enginehouse.core.model import Model
@@ -13,7 +13,10 @@ from enginehouse.core.model import Model
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner of a search with what it was found on; `chosen_at` is Unix time."""
+    """The winner of a search with what it was found on; `chosen_at` is Unix time.
+
+    `asked` are the settings that the user wanted, which a remedy may have had to change.
+    """
 
     model_digest: str
     model_name: str
@@ -25,13 +28,24 @@ class Choice:
     trial_id: int
     measurement: Measurement
     chosen_at: float
+    asked: Settings = ()
 
 
 def stale_reasons(
-    choice: Choice, machine: Machine, model: Model, builds: Sequence[Build]
+    choice: Choice, machine: Machine, model: Model, builds: Sequence[Build], asked: Settings = ()
 ) -> tuple[str, ...]:
-    """Say in words why a choice no longer holds; empty when it does."""
+    """Say in words why a choice no longer holds; empty when it does.
+
+    A choice holds for a user who asks for no settings, whatever was asked for when it was made.
+    """
     reasons = []
+    before_asked = dict(choice.asked)
+    for wanted, setting in asked:
+        if before_asked.get(wanted) != setting:
+            reasons.append(
+                f"it was found for {wanted} {show_setting(before_asked.get(wanted))}, "
+                f"and {show_setting(setting)} is asked for now"
+            )
     if choice.machine_fingerprint != machine.fingerprint():
         before = dict(choice.machine_facts)
         for name, value in machine.fingerprint_facts():

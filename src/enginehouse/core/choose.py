@@ -30,6 +30,7 @@ def choose(trials: Sequence[Trial], minimal: Candidate) -> tuple[Ranked, ...]:
     The first is the winner when it has a measurement. A candidate within 3 % of the best that
     differs less from the minimal candidate goes before it: equal speed, fewer assumptions.
     """
+    answered = {t.remedy.trial_id: t.id for t in trials if t.remedy is not None}
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.candidate.id, []).append(trial)
@@ -37,12 +38,12 @@ def choose(trials: Sequence[Trial], minimal: Candidate) -> tuple[Ranked, ...]:
     good = sorted((s for s in scored if s[1] > 0), key=lambda s: -s[1])
     bad = [s for s in scored if s[1] <= 0]
     if not good:
-        return tuple(Ranked(t, 0.0, n, _why_failed(t)) for t, _, n in bad)
+        return tuple(Ranked(t, 0.0, n, _why_failed(t, answered.get(t.id, 0))) for t, _, n in bad)
     winner = _pick_winner(good, minimal)
     rest = [s for s in good if s is not winner]
-    ranked = [Ranked(winner[0], winner[1], winner[2], _why_won(winner, good, minimal))]
+    ranked = [Ranked(winner[0], winner[1], winner[2], _why_won(winner, good, minimal, trials))]
     ranked += [Ranked(t, rate, n, _why_lost(rate, winner[1])) for t, rate, n in rest]
-    ranked += [Ranked(t, 0.0, n, _why_failed(t)) for t, _, n in bad]
+    ranked += [Ranked(t, 0.0, n, _why_failed(t, answered.get(t.id, 0))) for t, _, n in bad]
     return tuple(ranked)
 
 
@@ -58,8 +59,16 @@ _Scored = tuple[Trial, float, int]
 
 
 def _score(group: list[Trial]) -> _Scored:
-    """Score by the median of the trials that were measured; a candidate that once failed loses."""
-    failed = [t for t in group if t.outcome not in (Outcome.MEASURED, Outcome.INTERRUPTED)]
+    """Score by the median of the trials that were measured; a candidate that once failed loses.
+
+    Not so when a remedy mended the failure for the same candidate, as a free port does.
+    """
+    mended = {t.remedy.trial_id for t in group if t.remedy is not None and t.has_measurement}
+    failed = [
+        t
+        for t in group
+        if t.outcome not in (Outcome.MEASURED, Outcome.INTERRUPTED) and t.id not in mended
+    ]
     measured = [t for t in group if t.has_measurement]
     if failed or not measured:
         return (failed or group)[-1], 0.0, len(group)
@@ -78,12 +87,18 @@ def _distance(candidate: Candidate, minimal: Candidate) -> int:
     return len(set(candidate.settings) ^ set(minimal.settings))
 
 
-def _why_won(winner: _Scored, good: list[_Scored], minimal: Candidate) -> str:
+def _why_won(
+    winner: _Scored, good: list[_Scored], minimal: Candidate, trials: Sequence[Trial]
+) -> str:
     if winner is not good[0]:
         return "chosen: a tie with the fastest, with fewer changes from the minimal candidate"
     base = next((rate for trial, rate, _ in good if trial.candidate == minimal), 0.0)
     if base and winner[0].candidate != minimal:
         return f"chosen: {winner[1] / base:.2f}× the minimal candidate"
+    own = (t.remedy for t in trials if t.candidate == winner[0].candidate)
+    remedy = next((remedy for remedy in own if remedy is not None), None)
+    if remedy is not None:
+        return f"chosen: {remedy.describe()}"
     return "chosen: the fastest"
 
 
@@ -94,7 +109,7 @@ def _why_lost(rate: float, best: float) -> str:
     return f"{behind:.0%} slower than the chosen one"
 
 
-def _why_failed(trial: Trial) -> str:
-    if trial.diagnosis is not None and trial.diagnosis.title:
-        return f"failed: {trial.diagnosis.title}"
-    return f"failed: {trial.detail or trial.outcome.value}"
+def _why_failed(trial: Trial, answered_by: int = 0) -> str:
+    title = trial.diagnosis.title if trial.diagnosis is not None else ""
+    why = f"failed: {title or trial.detail or trial.outcome.value}"
+    return f"{why}; what was done about it: trial {answered_by}" if answered_by else why

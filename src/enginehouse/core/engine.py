@@ -6,7 +6,7 @@ says how to ask that process whether it is ready, and predicts memory. It starts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,11 +46,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Tunable:
-    """A setting that a search may vary: its name, what it does and its flag."""
+    """A setting that a candidate may hold: its name, what it does and its flag.
+
+    `least` is given for whole numbers only; `values` are all there are, where that is known.
+    """
 
     name: str
     summary: str
     flag: str
+    least: int | None = None
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,25 @@ def lever(tunable: str, values: Sequence[Setting], why: str) -> Lever:
     return Lever(tuple(((tunable, value),) for value in values), why)
 
 
+def without_flags(argv: Sequence[str], flags: Collection[str]) -> tuple[str, ...]:
+    """Return an argv without some flags and what follows each of them up to the next flag."""
+    kept: list[str] = []
+    is_left_out = False
+    for word in argv:
+        if word.startswith("--"):
+            is_left_out = word in flags
+        if not is_left_out:
+            kept.append(word)
+    return tuple(kept)
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """Why something is not tried at all."""
+    """Why something is not tried at all; `actions` are remedies by name (`core/remedies.py`)."""
 
     cause: str
     reason: str
+    actions: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

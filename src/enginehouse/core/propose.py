@@ -1,67 +1,215 @@
 """The next candidate, given what has been tried: minimal first, then one lever at a time.
 
-Each lever's values are tried on top of the best candidate so far (coordinate ascent). A failed
-trial never becomes the base of the next.
+When the minimal candidate fails, what its diagnosis names as remedies is tried on it, until one
+candidate has produced a token: that one is the base. Each lever's values are then tried on top of
+the best candidate so far (coordinate ascent). A failed trial never becomes the base of the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Refusal
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
-from enginehouse.core.trial import Trial
+from enginehouse.core.remedies import CONTEXT_STEP, Situation, describe_remedy, remedied
+from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.core.workload import Workload
 
 GAIN_TO_MOVE = 1.02
 """A value becomes the new base only when it is 2 % better: less is noise on a quiet machine."""
+MOST_CURES = 6
+"""Trials that remedies may lead to before the search gives the minimal candidate up."""
+MOST_LEVER_CURES = 1
+"""The same for a lever's value: its neighbours are levers' values themselves."""
+MOST_PREDICTED = 24
+"""Candidates that are looked at on the way without being tried, since they cannot fit."""
+MEMORY_ACTIONS = ("shorter-context", "fewer-sequences", "quantized-kv", "no-prompt-cache")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate to try, with the reason; or, when `candidate` is None, why it is not tried."""
+    """A candidate to try, with the reason; or, with a `refusal`, why it is not tried.
+
+    `remedy` is set when it follows from what another candidate failed of.
+    """
 
     candidate: Candidate
     reason: str
     refusal: Refusal | None = None
+    remedy: AppliedRemedy | None = None
 
 
-def propose(
-    engine: Engine,
-    minimal: Candidate,
-    machine: Machine,
-    model: Model,
-    workload: Workload,
-    trials: Sequence[Trial],
-    memory_reserve_bytes: int,
-) -> Proposal | None:
+@dataclass(frozen=True)
+class Place:
+    """What a proposal rests on besides the trials: who serves what, where, and under which load."""
+
+    engine: Engine
+    machine: Machine
+    model: Model
+    workload: Workload
+    memory_reserve_bytes: int
+    may_drop_page_cache: bool = False
+
+    def situation(self, said: str = "") -> Situation:
+        """Return what remedies may look at."""
+        return Situation(
+            self.engine.tunables,
+            self.workload.context_tokens,
+            self.model.context_length,
+            said,
+            self.may_drop_page_cache,
+        )
+
+    def refuse(self, candidate: Candidate) -> Refusal | None:
+        """Refuse a candidate that cannot fit or whose settings do not go together."""
+        return refuse_candidate(
+            self.engine, candidate, self.model, self.machine, self.memory_reserve_bytes
+        )
+
+
+def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Proposal | None:
     """Return the next candidate of this engine's build, None when the ladder is done.
 
-    The minimal candidate comes first; when it gave no token nothing is built on it.
+    The minimal candidate comes first, then what its failure's remedies lead to; when none of them
+    gave a token nothing is built on it.
     """
-    tried = {trial.candidate.id: trial for trial in trials}
-    if minimal.id not in tried:
-        refusal = refuse_candidate(engine, minimal, model, machine, memory_reserve_bytes)
-        return Proposal(minimal, "the minimal candidate comes first", refusal)
-    if not tried[minimal.id].has_measurement:
-        return None
-    base = minimal
-    for lever in engine.levers(machine, model, workload):
+    tried = _Tried.of(trials)
+    found = _find_way(place, minimal, tried, MOST_CURES)
+    if not isinstance(found, Candidate):
+        return found
+    base = found
+    for lever in place.engine.levers(place.machine, place.model, place.workload):
         best = base
         for step in lever.steps:
             candidate = base.with_settings(**dict(step))
-            if candidate.id not in tried:
-                refusal = refuse_candidate(engine, candidate, model, machine, memory_reserve_bytes)
-                if refusal is not None:
-                    continue
-                return Proposal(candidate, lever.why)
-            if throughput(tried[candidate.id]) > GAIN_TO_MOVE * throughput(tried[best.id]):
-                best = candidate
+            if candidate.id not in tried.last:
+                if place.refuse(candidate) is None:
+                    return Proposal(candidate, lever.why)
+                continue
+            way = _find_way(place, candidate, tried, MOST_LEVER_CURES)
+            if isinstance(way, Proposal) and way.refusal is None:
+                return way
+            measured = way if isinstance(way, Candidate) else candidate
+            if tried.throughput(measured) > GAIN_TO_MOVE * tried.throughput(best):
+                best = measured
         base = best
     return None
+
+
+def base_of(trials: Sequence[Trial], minimal: Candidate) -> Candidate:
+    """Return what a build's ladder stands on: the first that was measured, else the minimal one."""
+    return next((trial.candidate for trial in trials if trial.has_measurement), minimal)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What was tried: the last trial of each candidate, and how often each was."""
+
+    last: dict[str, Trial]
+    counts: dict[str, int]
+
+    @staticmethod
+    def of(trials: Sequence[Trial]) -> _Tried:
+        counts: dict[str, int] = {}
+        for trial in trials:
+            counts[trial.candidate.id] = counts.get(trial.candidate.id, 0) + 1
+        return _Tried({trial.candidate.id: trial for trial in trials}, counts)
+
+    def throughput(self, candidate: Candidate) -> float:
+        return throughput(self.last[candidate.id])
+
+
+@dataclass
+class _Step:
+    """A candidate on the way from one that failed, with what its own failure leads to."""
+
+    candidate: Candidate
+    reason: str
+    remedy: AppliedRemedy | None
+    ways: Iterator[_Step] | None = field(default=None)
+
+
+def _find_way(
+    place: Place, start: Candidate, tried: _Tried, most_cures: int
+) -> Candidate | Proposal | None:
+    """Walk from a candidate along the remedies of what failed, the first ones first.
+
+    Return a candidate that was measured; else the next one to try; else the start's refusal, when
+    nothing on the way could be tried at all; else None: all that was worth trying failed.
+    """
+    path = [_Step(start, "the minimal candidate comes first", None)]
+    seen = {start.id}
+    cures = predicted = 0
+    first_refusal: Refusal | None = None
+    while path:
+        here = path[-1]
+        if here.ways is None:
+            trial = tried.last.get(here.candidate.id)
+            refusal = place.refuse(here.candidate) if trial is None else None
+            if trial is None and refusal is None:
+                return Proposal(here.candidate, here.reason, remedy=here.remedy)
+            if trial is not None and trial.has_measurement:
+                return here.candidate
+            first_refusal = first_refusal or refusal
+            cures += refusal is None and here.remedy is not None
+            predicted += refusal is not None
+            if cures >= most_cures or predicted >= MOST_PREDICTED:
+                break
+            here.ways = _ways_from(place, here.candidate, trial, refusal)
+        following = next(here.ways, None)
+        if following is None:
+            path.pop()
+        elif following.candidate.id == here.candidate.id:
+            if tried.counts.get(here.candidate.id) == 1:
+                return Proposal(here.candidate, following.reason, remedy=following.remedy)
+        elif following.candidate.id not in seen:
+            seen.add(following.candidate.id)
+            path.append(following)
+    was_tried = start.id in tried.last or cures > 0
+    return Proposal(start, "", first_refusal) if first_refusal and not was_tried else None
+
+
+def _ways_from(
+    place: Place, candidate: Candidate, trial: Trial | None, refusal: Refusal | None
+) -> Iterator[_Step]:
+    """Yield what the remedies of a failure, or of a refusal, make of a candidate."""
+    if refusal is not None:
+        cause: str | None = refusal.cause
+        actions, said = refusal.actions, refusal.reason
+    elif trial is not None and trial.diagnosis is not None and _is_ours_to_mend(trial):
+        cause, actions = trial.diagnosis.cause, trial.diagnosis.actions
+        said = "\n".join(evidence.text for evidence in trial.diagnosis.evidence)
+    else:
+        return
+    number = trial.id if trial is not None else 0
+    for action, changed in remedied(candidate, actions, place.situation(said)):
+        if refusal is not None and action == "shorter-context":
+            changed = _largest_context(place, candidate, changed)
+        says = describe_remedy(action, candidate, changed)
+        remedy = AppliedRemedy(number, cause, action, says)
+        yield _Step(changed, remedy.describe(), remedy)
+
+
+def _is_ours_to_mend(trial: Trial) -> bool:
+    return trial.outcome is not Outcome.INTERRUPTED
+
+
+def _largest_context(place: Place, candidate: Candidate, shorter: Candidate) -> Candidate:
+    """Return the candidate with the largest context that is predicted to fit, else `shorter`."""
+    least = place.workload.context_tokens
+    low, high = -(-least // CONTEXT_STEP), int(candidate.get("context") or 0) // CONTEXT_STEP
+    best = shorter
+    while low <= high:
+        middle = (low + high) // 2
+        tried = candidate.with_settings(context=middle * CONTEXT_STEP)
+        if place.refuse(tried) is None:
+            best, low = tried, middle + 1
+        else:
+            high = middle - 1
+    return best
 
 
 def refuse_candidate(
@@ -78,6 +226,7 @@ def refuse_candidate(
             "memory.host.insufficient",
             f"it needs about {expected / 2**30:.2f} GiB; {max(0, room) / 2**30:.2f} GiB is "
             f"available beside the reserve",
+            MEMORY_ACTIONS,
         )
     return None
 

@@ -53,6 +53,13 @@ SETTINGS: dict[str, Setting] = {
         Setting("find.workload", "choice", "chat", "workload to find for", tuple(WORKLOADS)),
         Setting("find.budget", "duration", "3m", "time for the trials"),
         Setting("trials.memory_reserve", "bytes", "512MiB", "MemAvailable that trials leave"),
+        Setting(
+            "trials.may_drop_page_cache",
+            "choice",
+            "no",
+            "may a trial empty the page cache (as root)",
+            ("no", "yes"),
+        ),
         Setting("trials.start_deadline", "duration", "20s", "limit to start the process"),
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),

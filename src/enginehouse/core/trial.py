@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from enginehouse.core.candidate import Build, Candidate
@@ -85,6 +85,24 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class AppliedRemedy:
+    """The remedy that a candidate came from: what had failed, why, and what was done about it.
+
+    `trial_id` is 0 when nothing had been tried: a prediction had ruled the earlier candidate out.
+    """
+
+    trial_id: int
+    cause: str | None
+    action: str
+    says: str
+
+    def describe(self) -> str:
+        """Say it in one line: `after trial 3 (memory.host.insufficient): use less context`."""
+        after = f"trial {self.trial_id}" if self.trial_id else "a prediction"
+        return f"after {after} ({self.cause or 'unknown'}): {self.says}"
+
+
+@dataclass(frozen=True)
 class Deadlines:
     """How long each stage of a trial may take, in seconds."""
 
@@ -93,6 +111,12 @@ class Deadlines:
     first_token_s: float = 60.0
     measure_s: float = 300.0
     stop_s: float = 10.0
+
+    def times(self, patience: float) -> Deadlines:
+        """Return the deadlines with the time to load and to a first token multiplied."""
+        return replace(
+            self, load_s=self.load_s * patience, first_token_s=self.first_token_s * patience
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +150,7 @@ class Trial:
     detail: str = ""
     diagnosis: Diagnosis | None = None
     measurement: Measurement | None = None
+    remedy: AppliedRemedy | None = None
 
     @property
     def has_measurement(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
-from enginehouse.core.engine import Launch, Lever, Refusal, Tunable, lever
+from enginehouse.core.engine import Launch, Lever, Refusal, Tunable, lever, without_flags
 from enginehouse.core.estimate import MemoryEstimate
 from enginehouse.core.estimate_llama import DEFAULT_UBATCH, LlamaSettings, estimate_llama
 from enginehouse.core.machine import Machine
@@ -22,17 +22,34 @@ PROMPT_CACHE_MIB = 256
 UNQUANTIZED = ("f32", "f16", "bf16")
 
 TUNABLES = (
-    Tunable("context", "tokens of context that one request gets", "--ctx-size"),
-    Tunable("slots", "requests that are decoded together", "--parallel"),
-    Tunable("threads", "threads for decode and prefill", "--threads"),
-    Tunable("batch", "logical batch: most tokens submitted at once", "--batch-size"),
-    Tunable("ubatch", "physical batch: most tokens computed at once", "--ubatch-size"),
+    Tunable("context", "tokens of context that one request gets", "--ctx-size", 256),
+    Tunable("slots", "requests that are decoded together", "--parallel", 1),
+    Tunable("threads", "threads for decode and prefill", "--threads", 1),
+    Tunable("batch", "logical batch: most tokens submitted at once", "--batch-size", 1),
+    Tunable("ubatch", "physical batch: most tokens computed at once", "--ubatch-size", 1),
     Tunable("kv_type", "type of the KV cache: f16, q8_0, q4_0", "--cache-type-k"),
-    Tunable("flash_attention", "fused attention: auto, on, off", "--flash-attn"),
+    Tunable("flash_attention", "fused attention", "--flash-attn", values=("auto", "on", "off")),
     Tunable("speculation", "draft by n-grams of the context: none, ngram-mod", "--spec-type"),
-    Tunable("prefix_sharing", "copy a shared prompt prefix between slots: on", "--slot-save-path"),
-    Tunable("prompt_cache_mib", "host memory for prompts of idle slots, MiB", "--cache-ram"),
+    Tunable(
+        "prefix_sharing",
+        "copy a shared prompt prefix between slots",
+        "--slot-save-path",
+        values=("on", "off"),
+    ),
+    Tunable("prompt_cache_mib", "host memory for prompts of idle slots, MiB", "--cache-ram", 0),
+    Tunable("gpu_layers", "layers on the GPU", "--n-gpu-layers", 0),
+    Tunable("mmap", "map the weights instead of copying them", "--no-mmap", values=("on", "off")),
+    Tunable("mlock", "lock the weights in memory", "--mlock", values=("on", "off")),
+    Tunable("jinja", "read the chat template with jinja", "--jinja", values=("on", "off")),
+    Tunable("chat_template", "a built-in chat template, such as chatml", "--chat-template"),
+    Tunable("leave_out", "flags that this build does not know, by spaces", ""),
 )
+SWITCHES = {
+    ("mmap", "off"): "--no-mmap",
+    ("mlock", "on"): "--mlock",
+    ("jinja", "on"): "--jinja",
+    ("jinja", "off"): "--no-jinja",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,8 @@ class LlamaCpp:
             ("ubatch", "--ubatch-size"),
             ("flash_attention", "--flash-attn"),
             ("speculation", "--spec-type"),
+            ("gpu_layers", "--n-gpu-layers"),
+            ("chat_template", "--chat-template"),
         ):
             value = candidate.get(name)
             if value is not None:
@@ -67,6 +86,7 @@ class LlamaCpp:
         kv_type = candidate.get("kv_type")
         if kv_type is not None:
             argv += ["--cache-type-k", str(kv_type), "--cache-type-v", str(kv_type)]
+        argv += [flag for (name, on), flag in SWITCHES.items() if candidate.get(name) == on]
         argv += ["--cache-ram", str(_integer(candidate, "prompt_cache_mib", 0))]
         if self.shared_slots(candidate):
             argv += ["--slot-save-path", launch.scratch]
@@ -74,7 +94,8 @@ class LlamaCpp:
             argv += ["--fit", "off"]
         if launch.model.can_embed:
             argv += ["--embedding"]
-        return (*argv, "--metrics", "--no-webui")
+        argv += ["--metrics", "--no-webui"]
+        return without_flags(argv, str(candidate.get("leave_out") or "").split())
 
     def env(self, launch: Launch) -> tuple[tuple[str, str], ...]:
         """Add nothing: every setting is a flag."""
@@ -97,7 +118,9 @@ class LlamaCpp:
         kv_type = candidate.get("kv_type") or "f16"
         if kv_type not in UNQUANTIZED and candidate.get("flash_attention") == "off":
             return Refusal(
-                "config.incompatible_flags", f"a KV cache of type {kv_type} needs flash attention"
+                "config.incompatible_flags",
+                f"a KV cache of type {kv_type} needs flash attention",
+                ("flash-attention-on", "full-kv"),
             )
         return None
 

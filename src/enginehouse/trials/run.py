@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.candidate import Build, Candidate, Settings
 from enginehouse.core.correction import Observation
 from enginehouse.core.diagnose import diagnose
 from enginehouse.core.diagnose_scan import Book
@@ -22,7 +22,9 @@ from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import RequestSample, measure
 from enginehouse.core.model import Model
+from enginehouse.core.propose import Place
 from enginehouse.core.trial import (
+    AppliedRemedy,
     Deadlines,
     MemorySample,
     Outcome,
@@ -33,6 +35,7 @@ from enginehouse.core.trial import (
 from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
 from enginehouse.edges.http import open_session
 from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.page_cache import drop_page_cache
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
@@ -77,6 +80,24 @@ class Bench:
     questions: tuple[str, ...]
     book: Book
     look: Callable[[], Machine]
+    asked: Settings = ()
+    may_drop_page_cache: bool = False
+
+    def minimal(self, build: Build) -> Candidate:
+        """Return the build's minimal candidate, with the settings that the user asked for."""
+        minimal = self.engine.minimal(build, self.model, self.workload)
+        return minimal.with_settings(**dict(self.asked))
+
+    def place(self) -> Place:
+        """Return what proposals rest on, with the machine as it is now."""
+        return Place(
+            self.engine, self.look(), self.model, self.workload, self.memory_reserve_bytes,
+            self.may_drop_page_cache,
+        )  # fmt: skip
+
+    def drop_page_cache(self) -> str:
+        """Empty the page cache, and say what came of it."""
+        return drop_page_cache()
 
 
 @dataclass
@@ -86,8 +107,16 @@ class TokenRatio:
     words_per_token: float = 0.0
 
 
-async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: TokenRatio) -> Trial:
+async def run_trial(
+    bench: Bench,
+    build: Build,
+    candidate: Candidate,
+    ratio: TokenRatio,
+    remedy: AppliedRemedy | None = None,
+) -> Trial:
     """Try one candidate and return its stored record; only our own faults are raised.
+
+    `remedy` is what led to the candidate, for the record.
 
     A cancelled trial ends its engine, is stored as interrupted, and stays cancelled.
     """
@@ -106,6 +135,7 @@ async def run_trial(bench: Bench, build: Build, candidate: Candidate, ratio: Tok
             env=bench.engine.env(launch),
             started_at=time.time(),
             machine_before=bench.look(),
+            remedy=remedy,
         )
     )
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
@@ -181,7 +211,7 @@ class _Attempt:
     guarded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, trial: Trial) -> Trial:
-        deadlines = self.bench.deadlines
+        deadlines = self.bench.deadlines.times(float(trial.candidate.get("patience") or 1))
         outcome, detail = Outcome.MEASURED, ""
         samples: tuple[RequestSample, ...] = ()
         watcher = asyncio.ensure_future(self._watch())

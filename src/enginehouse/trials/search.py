@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.choose import finalists
-from enginehouse.core.propose import propose
-from enginehouse.core.trial import Outcome, Trial
+from enginehouse.core.propose import Proposal, base_of, propose, throughput
+from enginehouse.core.remedies import ACTIONS, NEXT_BUILD
+from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 
 FIRST_CANDIDATES = 3
@@ -44,53 +46,71 @@ async def search(
     began = time.monotonic()
     ratio = TokenRatio()
     trials: list[Trial] = []
+    minimals = {build.digest: bench.minimal(build) for build in builds}
+    bases = dict(minimals)
 
-    async def attempt(build: Build, candidate: Candidate, minimal: Candidate, why: str) -> Trial:
-        label = candidate.describe_difference(minimal) or "minimal"
-        watch.on_trial_start(f"{label} ({why})", len(trials) + 1)
-        trial = await run_trial(bench, build, candidate, ratio)
+    async def attempt(proposal: Proposal, build: Build) -> Trial:
+        label = proposal.candidate.describe_difference(minimals[build.digest]) or "minimal"
+        watch.on_trial_start(f"{label} ({proposal.reason})", len(trials) + 1)
+        if proposal.remedy is not None and proposal.remedy.action == "drop-page-cache":
+            watch.on_step(bench.drop_page_cache())
+        trial = await run_trial(bench, build, proposal.candidate, ratio, proposal.remedy)
         trials.append(trial)
         watch.on_trial_end(trial, label)
         return trial
 
     for build in builds:
-        minimal = bench.engine.minimal(build, bench.model, bench.workload)
         own: list[Trial] = []
         while not own or began + budget_s - time.monotonic() > kept_s(trials, budget_s):
-            proposal = propose(
-                bench.engine, minimal, bench.look(), bench.model, bench.workload, own,
-                bench.memory_reserve_bytes,
-            )  # fmt: skip
+            proposal = propose(bench.place(), minimals[build.digest], own)
             if proposal is None:
                 break
             if proposal.refusal is not None:
                 watch.on_step(f"{build.label} is not tried: {proposal.refusal.reason}")
                 break
-            own.append(await attempt(build, proposal.candidate, minimal, proposal.reason))
+            own.append(await attempt(proposal if own else following_build(proposal, trials), build))
+        bases[build.digest] = base_of(own, minimals[build.digest])
     deadlines = (began + 2 * budget_s, *[began + budget_s] * (CONFIRMATIONS - 1))
-    await _confirm(bench, builds, trials, attempt, deadlines)
+    await _confirm(builds, trials, bases, attempt, deadlines)
     return tuple(trials)
 
 
 async def _confirm(
-    bench: Bench,
     builds: Sequence[Build],
     trials: list[Trial],
+    bases: Mapping[str, Candidate],
     attempt: _Attempt,
     deadlines: Sequence[float],
 ) -> None:
-    """Measure the best candidate and the minimal one again, in turn, each round by its deadline."""
+    """Measure the best candidate and its base again, in turn, each round by its deadline."""
     by_digest = {build.digest: build for build in builds}
     for ends_at in deadlines:
-        if not trials:
+        best = leader(trials)
+        if best is None:
             return
-        best_build = by_digest[trials[0].candidate.build_digest]
-        minimal = bench.engine.minimal(best_build, bench.model, bench.workload)
-        for candidate in finalists(trials, minimal):
+        for candidate in finalists(trials, bases[best.build_digest]):
             if time.monotonic() + longest_s(trials) > ends_at:
                 return
-            build = by_digest[candidate.build_digest]
-            await attempt(build, candidate, minimal, "confirming the best against the minimal one")
+            proposal = Proposal(candidate, "confirming the best against the minimal one")
+            await attempt(proposal, by_digest[candidate.build_digest])
+
+
+def leader(trials: Sequence[Trial]) -> Candidate | None:
+    """Return the fastest candidate so far, None when none was measured."""
+    measured = [trial for trial in trials if trial.has_measurement]
+    return max(measured, key=throughput).candidate if measured else None
+
+
+def following_build(proposal: Proposal, trials: Sequence[Trial]) -> Proposal:
+    """Say of a build's first candidate that it answers what the build before it failed of."""
+    last = trials[-1] if trials else None
+    if last is None or last.diagnosis is None or any(t.has_measurement for t in trials):
+        return proposal
+    action = next((a for a in last.diagnosis.actions if a in NEXT_BUILD), None)
+    if action is None or proposal.remedy is not None:
+        return proposal
+    remedy = AppliedRemedy(last.id, last.diagnosis.cause, action, ACTIONS[action])
+    return replace(proposal, remedy=remedy, reason=remedy.describe())
 
 
 def longest_s(trials: Sequence[Trial]) -> float:
@@ -106,6 +126,4 @@ def kept_s(trials: Sequence[Trial], budget_s: float) -> float:
 
 
 class _Attempt(Protocol):
-    async def __call__(
-        self, build: Build, candidate: Candidate, minimal: Candidate, why: str
-    ) -> Trial: ...
+    async def __call__(self, proposal: Proposal, build: Build) -> Trial: ...
