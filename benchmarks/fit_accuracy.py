@@ -33,6 +33,7 @@ from benchmarks.engine_memory import run_wheel  # noqa: E402
 from benchmarks.fit_cases import Case, cases  # noqa: E402
 from benchmarks.random_gguf import write_random_gguf  # noqa: E402
 from benchmarks.shapes import SHAPES  # noqa: E402
+from enginehouse.core.correction import cautious_factor  # noqa: E402
 from enginehouse.core.estimate import MemoryEstimate  # noqa: E402
 from enginehouse.core.estimate_llama import LlamaSettings, estimate_llama  # noqa: E402
 from enginehouse.core.model import Model  # noqa: E402
@@ -98,7 +99,8 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         [draw.randrange(10, vocabulary) for _ in range(case.prompt)] for _ in range(case.slots)
     ]
     try:
-        return dataclasses.asdict(run_wheel(file_of(case, folder), flags, prompts, DECODE_TOKENS))
+        path = file_of(case, folder)
+        return dataclasses.asdict(run_wheel(path, flags, prompts, DECODE_TOKENS, counts_pages=True))
     except (RuntimeError, OSError) as problem:
         return {"error": str(problem)}
 
@@ -131,7 +133,7 @@ def rows_of(chosen: Sequence[Case], results: Results, folder: Path) -> Iterable[
         yield Row(
             case=case,
             architecture=model.architecture,
-            resident=int(result["resident_peak"]),
+            resident=int(result["anonymous_peak"]) + int(result["file_peak"]),
             needed=int(result["anonymous_peak"]) + int(result["file_used"]),
             predicted=estimate_llama(model, settings),
             ollama=ollama_estimate(model, case),
@@ -186,12 +188,12 @@ def report(rows: Sequence[Row]) -> None:
 
 
 def correction(row: Row, rows: Sequence[Row]) -> float:
-    """Return the median residual of the other cases of the same architecture, 1 without any."""
-    others = [
+    """Return what the other cases of the same architecture teach, 1 without any."""
+    others = sorted(
         other.ratio for other in rows
         if other.architecture == row.architecture and other.case != row.case
-    ]  # fmt: skip
-    return median(others) if others else 1.0
+    )  # fmt: skip
+    return cautious_factor(others) if others else 1.0
 
 
 def error(predicted: float, measured: float) -> str:
