@@ -1,13 +1,13 @@
 """Compare predicted with measured speed of llama.cpp's server, shape by shape.
 
     ./dev bench fit_speed [--folder DIR] [--rounds 3] [--threads N] [--fresh]
-        [--only rates|measure|report] [--seconds N]
+        [--only measure|report] [--seconds N]
 
-First what each shape is made of is measured (`--only rates`: the engine's operations, as
-`fit --measure` does, and the memory's bandwidth) and the predictions are printed; only then, in
-rounds, the engine answers one prompt a shape (256 tokens in, 32 out). A figure is the median over
-the rounds. Nothing is fitted. FRESH are shapes that were not looked at while the formula was made.
-With `--threads 1` time is processor time throughout, which a busy machine changes little.
+In each round, for each shape, what it is made of is measured (the engine's operations, as
+`fit --measure` does, and the memory's bandwidth) and its speed is predicted; then the engine
+answers one prompt (256 tokens in, 32 out): what disturbs the machine meanwhile disturbs both. A
+shape's figures are medians over the rounds. Nothing is fitted. FRESH are shapes that no formula has
+seen. With `--threads 1` time is processor time throughout, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from enginehouse.core.estimate_speed import (  # noqa: E402
     DECODE_SPREAD,
     PREFILL_SPREAD,
     Rates,
+    Speed,
     rate_names,
     speed_from_rates,
 )
@@ -67,66 +68,24 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "fit-accuracy")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=look_at_machine().usable_cores)
-    parser.add_argument("--only", choices=("rates", "measure", "report"), default="")
+    parser.add_argument("--only", choices=("measure", "report"), default="")
     parser.add_argument("--fresh", action="store_true", help="the shapes of FRESH only")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no shape after this")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    store = Store(options.folder / f"speed-{options.threads}.json")
+    store = options.folder / f"speed-{options.threads}.json"
+    rounds: dict[str, list[Round]] = json.loads(store.read_text()) if store.exists() else {}
     shapes = FRESH if options.fresh else (*SEEN, *FRESH)
     until = time.monotonic() + options.seconds
-    if options.only in ("", "rates"):
-        measure_missing_rates(store, shapes, options.folder, options.threads)
-        report(store, shapes, options.folder)
-    if options.only in ("", "measure"):
+    if options.only != "report":
         for number in range(options.rounds):
             for shape, mix in shapes:
-                done = store.rounds.setdefault(f"{shape} {mix}", [])
+                done = rounds.setdefault(f"{shape} {mix}", [])
                 if len(done) <= number and time.monotonic() < until:
                     done.append(measure(shape, mix, options.folder, options.threads))
-                    store.save()
-                    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {shape} {mix} {done[-1]}\n")
-    if options.only in ("", "measure", "report"):
-        report(store, shapes, options.folder)
-
-
-class Store:
-    """What was measured: rates by name, bandwidth, and rounds by shape."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        self.rates: dict[str, list[float]] = kept.get("rates", {})
-        self.bandwidth: float = kept.get("bandwidth", 0.0)
-        self.rounds: dict[str, list[Round]] = kept.get("rounds", {})
-
-    def save(self) -> None:
-        """Write it to its file."""
-        kept = {"rates": self.rates, "bandwidth": self.bandwidth, "rounds": self.rounds}
-        self._path.write_text(json.dumps(kept, indent=1))
-
-    def known(self) -> Rates:
-        """Return the rates as a prediction takes them."""
-        return Rates(
-            {name: pair[0] for name, pair in self.rates.items()},
-            {name: pair[1] for name, pair in self.rates.items()},
-            self.bandwidth,
-        )
-
-
-def measure_missing_rates(
-    store: Store, shapes: Sequence[tuple[str, str]], folder: Path, threads: int
-) -> None:
-    """Measure each rate that the shapes need and that is not kept."""
-    isa = look_at_machine().isa
-    wanted: set[str] = set()
-    for shape, mix in shapes:
-        wanted |= rate_names(model_of(shape, mix, folder), isa)
-    missing = sorted(wanted - store.rates.keys())
-    for name, pair in measure_rates(missing, threads).items():
-        store.rates[name] = list(pair)
-    store.bandwidth = store.bandwidth or measure_memory_bandwidth(threads)
-    store.save()
+                    store.write_text(json.dumps(rounds, indent=1))
+    if options.only != "measure":
+        report(rounds, shapes, options.folder, options.threads)
 
 
 def model_of(shape: str, mix: str, folder: Path) -> Model:
@@ -138,48 +97,71 @@ def model_of(shape: str, mix: str, folder: Path) -> Model:
 
 
 def measure(shape: str, mix: str, folder: Path, threads: int) -> Round:
-    """Measure a shape in the engine."""
+    """Measure what a shape is made of, predict, then measure the shape in the engine."""
+    model, isa = model_of(shape, mix, folder), look_at_machine().isa
+    rates = measure_rates(sorted(rate_names(model, isa)), threads)
+    one: Round = {"rates": rates, "bandwidth": measure_memory_bandwidth(threads)}
+    speed = predict(model, one, threads)
+    said = f"{time.strftime('%H:%M:%S')} {shape} {mix} predicted {show(speed)}"
     draw = random.Random(shape)
     prompt = [draw.randrange(10, SHAPES[shape].vocabulary) for _ in range(PROMPT)]
     flags = ["--parallel", "1", "--ctx-size", "512", "--cache-ram", "0", "--fit", "off"]
     flags += ["--no-webui", "--threads", str(threads), "--threads-batch", str(threads)]
-    seen = run_wheel(folder / f"{shape}-{mix}.gguf", flags, [prompt], DECODE)
+    seen = run_wheel(Path(model.path), flags, [prompt], DECODE)
     share = min(seen.processor_share, 1.0) if threads == 1 else 1.0
-    return {
-        "prefill": seen.prefill_tok_per_s / share, "decode": seen.decode_tok_per_s / share,
-        "share": share,
-    }  # fmt: skip
+    one |= {"prefill": seen.prefill_tok_per_s / share, "decode": seen.decode_tok_per_s / share}
+    sys.stderr.write(f"{said}, measured {one['decode']:.1f} and {one['prefill']:.0f}\n")
+    return one
 
 
-def report(store: Store, shapes: Sequence[tuple[str, str]], folder: Path) -> None:
-    """Print a row a shape, and how many are within the targets; predictions alone before that."""
-    print("| shape | predicted decode tok/s | measured | error | predicted prefill | measured "
-          "| error | of roofline | rounds |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
+def predict(model: Model, one: Round, threads: int) -> Speed | None:
+    """Predict from a round's rates."""
+    rates = Rates(
+        {name: pair[0] for name, pair in one["rates"].items()},
+        {name: pair[1] for name, pair in one["rates"].items()},
+        one["bandwidth"], threads,
+    )  # fmt: skip
+    kv = full_cache_bytes(model, CacheShape(PROMPT + DECODE))
+    isa = look_at_machine().isa
+    return speed_from_rates(model, rates, isa, kv, PROMPT + DECODE // 2, PROMPT)
+
+
+def show(speed: Speed | None) -> str:
+    """Show a prediction."""
+    if speed is None or speed.prefill is None:
+        return "nothing"
+    return f"{speed.decode.expected:.1f} and {speed.prefill.expected:.0f}"
+
+
+def report(
+    rounds: dict[str, list[Round]], shapes: Sequence[tuple[str, str]], folder: Path, threads: int
+) -> None:
+    """Print a row a shape, and how many are within the targets."""
+    print("| shape | decode tok/s | predicted | prefill tok/s | predicted | of roofline | rounds |")
+    print("|---|---|---|---|---|---|---|")
     errors: list[tuple[float, float]] = []
-    isa, rates = look_at_machine().isa, store.known()
     for shape, mix in shapes:
         model = model_of(shape, mix, folder)
-        kv = full_cache_bytes(model, CacheShape(PROMPT + DECODE))
-        speed = speed_from_rates(model, rates, isa, kv, PROMPT + DECODE // 2, PROMPT)
-        if speed is None or speed.prefill is None:
+        found = [
+            (one, speed.decode.expected / one["decode"], speed.prefill.expected / one["prefill"],
+             speed.share_of_bound(one["decode"]))
+            for one in rounds.get(f"{shape} {mix}", [])
+            if (speed := predict(model, one, threads)) and speed.prefill
+        ]  # fmt: skip
+        if not found:
             continue
-        decode, prefill = speed.decode.expected, speed.prefill.expected
-        rounds = store.rounds.get(f"{shape} {mix}", [])
-        if not rounds:
-            print(f"| {shape} {mix} | {decode:.1f} | | | {prefill:.0f} | | | | |")
-            continue
-        seen = median(one["decode"] for one in rounds), median(one["prefill"] for one in rounds)
-        errors.append((decode / seen[0] - 1, prefill / seen[1] - 1))
+        errors.append((median(one[1] for one in found) - 1, median(one[2] for one in found) - 1))
         print(
-            f"| {shape} {mix} | {decode:.1f} | {seen[0]:.1f} | {errors[-1][0]:+.0%} "
-            f"| {prefill:.0f} | {seen[1]:.0f} | {errors[-1][1]:+.0%} "
-            f"| {speed.share_of_bound(seen[0]):.0%} | {len(rounds)} |"
+            f"| {shape} {mix} | {median(one['decode'] for one, *_ in found):.1f} "
+            f"| {errors[-1][0]:+.0%} | {median(one['prefill'] for one, *_ in found):.0f} "
+            f"| {errors[-1][1]:+.0%} | {median(one[3] for one in found):.0%} | {len(found)} |"
         )
     decodes = sum(abs(one) <= DECODE_SPREAD for one, _ in errors)
     prefills = sum(abs(one) <= PREFILL_SPREAD for _, one in errors)
-    print(f"\ndecode within 20 %: {decodes} of {len(errors)}; "
-          f"prefill within 30 %: {prefills} of {len(errors)}")  # fmt: skip
+    print(
+        f"\ndecode within 20 %: {decodes} of {len(errors)}; "
+        f"prefill within 30 %: {prefills} of {len(errors)}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from enginehouse.edges.records import Records
 
 PROBED: tuple[str, ...] = (
     "Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16", "attention 64", "attention 128",
-    "small",
+    "small", "products",
 )  # fmt: skip
 """What most files are made of; measured when nothing says which are wanted."""
 
@@ -109,7 +109,7 @@ class Fitter:
             many = self.records.machine_value(mark, _key(build, "prefill", name))
             if one and many:
                 decode[name], prefill[name] = one, many
-        return Rates(decode, prefill, machine.memory_bandwidth_bytes_per_s)
+        return Rates(decode, prefill, machine.memory_bandwidth_bytes_per_s, machine.usable_cores)
 
     def _ask(self, model: Model, request: FitRequest, build: Build | None) -> tuple[str, ...]:
         from enginehouse.edges.dry_load import ask_llama

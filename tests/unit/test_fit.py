@@ -15,6 +15,7 @@ from enginehouse.core.estimate_speed import (
     estimate_speed,
     rate_name,
     rate_names,
+    shared_cells,
     speed_from_rates,
 )
 from enginehouse.core.fit import (
@@ -186,22 +187,34 @@ def test_decode_never_exceeds_the_roofline_by_bandwidth() -> None:
 
 
 RATES = Rates(
-    {"Q4_0 repacked": 10e9, "Q8_0": 5e9, "attention 64": 2e9, "small": 1e6},
-    {"Q4_0 repacked": 50e9, "Q8_0": 40e9, "attention 64": 4e9, "small": 1e9}, 20e9,
+    {"Q4_0 repacked": 10e9, "Q8_0": 5e9, "attention 64": 2e9, "small": 1e6, "products": 1e5},
+    {"Q4_0 repacked": 50e9, "Q8_0": 40e9, "attention 64": 4e9, "small": 1e9, "products": 1},
+    20e9, threads=2,
 )  # fmt: skip
 
 
 def test_rates_add_up_the_time_of_each_group() -> None:
     """One token's time is the sum over tensor groups, attention, and waiting between operations."""
     speed = speed_from_rates(LLAMA, RATES, ("avx2",), kv_bytes=2e6, cells=100)
-    waits = operation_count(LLAMA) + 120 + 90 + 1
+    starts = 120 + 90 + 1
+    waits = starts / 1e5 + (operation_count(LLAMA) - starts) / 1e6
     attention = 30 * 9 * 128 * 100 / 2e9
-    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + attention + waits / 1e6
+    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + attention + waits
     assert speed is not None
     assert speed.decode.expected == pytest.approx(1 / seconds)
     assert speed.prefill is not None
     seconds = 2 * 110_000_000 / 50e9 + 30 * 9 * 128 * 128 / 4e9 + small_elements(LLAMA) / 1e9
     assert speed.prefill.expected == pytest.approx(1 / seconds)
+
+
+@pytest.mark.parametrize(
+    ("cells", "threads", "cost"), [(200, 2, 200), (300, 2, 512), (512, 2, 512), (300, 1, 300)]
+)
+def test_a_split_cache_costs_what_its_fullest_part_does(
+    cells: int, threads: int, cost: int
+) -> None:
+    """Of 512 cells the first thread has 256: with 300 tokens in it the second has little to do."""
+    assert shared_cells(LLAMA.blocks[0], cells, threads) == cost
 
 
 @pytest.mark.parametrize("name", sorted(rate_names(LLAMA, ("avx2",))))

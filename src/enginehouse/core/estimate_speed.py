@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from enginehouse.core.estimate import Range, within
+from enginehouse.core.estimate_kv import padded
 from enginehouse.core.estimate_llama import is_repacked
 from enginehouse.core.llama_graph import operation_count, small_elements
 from enginehouse.core.model import Block, Model, TensorGroup
@@ -23,7 +24,11 @@ DECODE_SPREAD, PREFILL_SPREAD = 0.2, 0.3
 PROMPT_TOKENS = 256
 """The length of prompt that a prefill rate is told for, where nobody says another."""
 ATTENDING = ("full", "sliding", "chunked")
-REPACKED, EXPERTS, ATTENTION, SMALL_OPERATIONS = " repacked", " experts", "attention ", "small"
+REPACKED, EXPERTS = " repacked", " experts"
+ATTENTION, SMALL_OPERATIONS, PRODUCTS = "attention ", "small", "products"
+SPLIT_CELLS = 512
+"""From so many cells on the engine splits one token's cache among its threads, each an equal run of
+cells (`ggml_compute_forward_flash_attn_ext_f16` in `ggml/src/ggml-cpu/ops.cpp`)."""
 READ_CLASSES = ("output", "attention", "recurrent", "feed-forward", "experts", "norms", "other")
 
 
@@ -34,12 +39,14 @@ class Rates:
     A product's name is its weights' type, ` repacked` appended where the engine copies the type
     into another layout and ` experts` where it is routed; its rates are bytes/s of weights for one
     token, and operations/s for a batch's tokens. Those of `attention SIZE` (of a head) are
-    multiplications/s; those of `small` are operations/s on a vector for one token, and elements/s.
+    multiplications/s; those of `small` are operations/s on a vector for one token, and elements/s;
+    `products` is how many products could start in a second, if they had no weights to read.
     """
 
     decode: dict[str, float] = field(default_factory=dict)
     prefill: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = 0.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,20 +109,32 @@ def speed_from_rates(
 def decode_seconds(model: Model, rates: Rates, isa: Collection[str], cells: int) -> float:
     """Return what one decoded token takes: products, attention, and what lies between.
 
-    The engine's threads wait for each other after every operation and once within a product
-    (`ggml_barrier` in `ggml_compute_forward_mul_mat`), which is what small operations cost.
+    The engine's threads wait for each other after every operation (`ggml_barrier`), and a product
+    starts by fetching what no cache holds: that is what small operations and small weights cost.
     """
-    products = sum(
-        group.bytes * share / rates.decode[rate_name(group, isa)]
-        for group, share in _active_groups(model)
-    )
+    groups = _active_groups(model)
+    products = sum(group.bytes * s / rates.decode[rate_name(group, isa)] for group, s in groups)
+    starts = sum(group.tensors for group, _ in groups)
     attention = sum(
-        _attended(block, cells) * (block.key_length + block.value_length) * block.heads
-        / rates.decode[_attention_name(block)]
+        _attended(block, shared_cells(block, cells, rates.threads)) / rates.decode[_name(block)]
         for block in _attending(model)
+    )
+    return (
+        products + attention
+        + starts / rates.decode[PRODUCTS]
+        + (operation_count(model) - starts) / rates.decode[SMALL_OPERATIONS]
     )  # fmt: skip
-    waits = operation_count(model) + sum(group.tensors for group, _ in _active_groups(model))
-    return products + attention + waits / rates.decode[SMALL_OPERATIONS]
+
+
+def shared_cells(block: Block, cells: int, threads: int) -> int:
+    """Return the cells that a layer's attention costs time for.
+
+    In a cache that is split the cells after the last token are empty, so that the thread with the
+    first run has the most to do and the others wait.
+    """
+    seen = min(cells, block.window) if block.window else cells
+    span = padded(seen)
+    return seen if span < SPLIT_CELLS else min(seen, -(-span // threads)) * threads
 
 
 def prefill_seconds(model: Model, rates: Rates, isa: Collection[str], tokens: int) -> float:
@@ -126,10 +145,10 @@ def prefill_seconds(model: Model, rates: Rates, isa: Collection[str], tokens: in
         if not (group.tensor_class == "output" or _is_shared_table(model, group))
     )
     attention = sum(
-        _attended(block, (tokens + 1) // 2) * (block.key_length + block.value_length) * block.heads
-        / rates.prefill[_attention_name(block)]
+        _attended(block, min((tokens + 1) // 2, block.window or tokens))
+        / rates.prefill[_name(block)]
         for block in _attending(model)
-    )  # fmt: skip
+    )
     small = small_elements(model) / rates.prefill[SMALL_OPERATIONS]
     return products + attention + small
 
@@ -137,7 +156,8 @@ def prefill_seconds(model: Model, rates: Rates, isa: Collection[str], tokens: in
 def rate_names(model: Model, isa: Collection[str]) -> set[str]:
     """Return the names of the rates that a model's speed is made of."""
     products = {rate_name(group, isa) for group, _ in _active_groups(model)}
-    return products | {_attention_name(block) for block in _attending(model)} | {SMALL_OPERATIONS}
+    attention = {_name(block) for block in _attending(model)}
+    return products | attention | {SMALL_OPERATIONS, PRODUCTS}
 
 
 def rate_name(group: TensorGroup, isa: Collection[str]) -> str:
@@ -146,7 +166,7 @@ def rate_name(group: TensorGroup, isa: Collection[str]) -> str:
     return f"{group.type}{layout}{EXPERTS if group.tensor_class == 'experts' else ''}"
 
 
-def _attention_name(block: Block) -> str:
+def _name(block: Block) -> str:
     return f"{ATTENTION}{max(block.key_length, 32)}"
 
 
@@ -155,7 +175,8 @@ def _attending(model: Model) -> list[Block]:
 
 
 def _attended(block: Block, cells: int) -> int:
-    return min(cells, block.window) if block.window else cells
+    """Return the multiplications of one token's attention over some cells."""
+    return cells * block.heads * (block.key_length + block.value_length)
 
 
 def _active_groups(model: Model) -> list[tuple[TensorGroup, float]]:

@@ -11,18 +11,28 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import math
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
-from enginehouse.core.estimate_speed import ATTENTION, EXPERTS, REPACKED, SMALL_OPERATIONS
+from enginehouse.core.estimate_speed import (
+    ATTENTION,
+    EXPERTS,
+    PRODUCTS,
+    REPACKED,
+    SMALL_OPERATIONS,
+)
 from enginehouse.core.ggml_types import GGML_TYPES
 
-ROW, ROWS, BATCH = 2048, 2048, 256
+ROW, BATCH = 2048, 256
 WEIGHTS_BYTES = 96 << 20
-PASSES = 5
+PASSES = 9
+"""Of which the median counts: a long run does not see the best of a shared machine."""
 LIMIT_S = 120.0
 CONTEXT_BYTES = 16 << 20
 F32, F16, I32, CPU_DEVICE = 0, 1, 26, 0
@@ -33,7 +43,10 @@ LAYERS = 16
 """Caches that attention reads in turn, and products of small operations in a row."""
 CHAIN, SMALL = 1000, 64
 WIDE = 4096
+LITTLE, LEAST_S = 768, 1e-7
 MOST_NODES = 8192
+Q8_0 = (8, 32, 34)
+"""ggml's number of the type, elements a block, bytes a block."""
 
 
 def measure_rates(names: Sequence[str], threads: int) -> dict[str, tuple[float, float]]:
@@ -136,13 +149,15 @@ class _Cpu:
             found[self.ggml.ggml_backend_buft_name(pointer)] = pointer
         return found
 
-    def time_product(self, kind: int, is_repacked: bool, count: int, columns: int) -> float:
-        """Return the seconds of `count` products of ROWS × ROW weights with some columns."""
+    def time_product(
+        self, kind: int, is_repacked: bool, count: int, columns: int, row: int = ROW
+    ) -> float:
+        """Return the seconds of `count` products of square weights with some columns."""
         new = self.ggml.ggml_new_tensor_2d
 
         def build(held: int, steps: int) -> list[int]:
-            weights = [new(held, kind, ROW, ROWS) for _ in range(count)]
-            given = new(steps, F32, ROW, columns)
+            weights = [new(held, kind, row, row) for _ in range(count)]
+            given = new(steps, F32, row, columns)
             return [self.ggml.ggml_mul_mat(steps, tensor, given) for tensor in weights]
 
         return self._time(build, self._place(is_repacked))
@@ -171,15 +186,15 @@ class _Cpu:
 
         def build(held: int, steps: int) -> list[int]:
             query = new(steps, F32, size, columns, HEADS)
+            self._values[query] = _pattern("f", size * columns * HEADS)
             mask = ggml.ggml_new_tensor_2d(steps, F16, CELLS, columns)
             self._values[mask] = _causal_mask(columns)
+            caches = [new(held, F16, size, CELLS, KV_HEADS) for _ in range(2 * LAYERS)]
+            self._values |= dict.fromkeys(caches, _pattern("e", size * CELLS * KV_HEADS))
             return [
-                ggml.ggml_flash_attn_ext(
-                    steps, query, new(held, F16, size, CELLS, KV_HEADS),
-                    new(held, F16, size, CELLS, KV_HEADS), mask, size**-0.5, 0.0, 0.0,
-                )
-                for _ in range(LAYERS)
-            ]  # fmt: skip
+                ggml.ggml_flash_attn_ext(steps, query, keys, values, mask, size**-0.5, 0.0, 0.0)
+                for keys, values in zip(caches[::2], caches[1::2], strict=True)
+            ]
 
         return self._time(build, self.plain)
 
@@ -205,7 +220,7 @@ class _Cpu:
         return int(place)
 
     def _time(self, build: Callable[[int, int], list[int]], place: int) -> float:
-        """Build a graph, its weights in `place`, and return its best time over some passes."""
+        """Build a graph, its weights in `place`, and return the median of its times."""
         ggml = self.ggml
         held = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
         steps = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
@@ -220,16 +235,16 @@ class _Cpu:
         self._fill(held)
         for tensor, values in self._values.items():
             ggml.ggml_backend_tensor_set(tensor, values, 0, len(values))
-        best = float("inf")
+        passes = []
         for _ in range(PASSES):
             began = self._clock()
             ggml.ggml_backend_graph_compute(self.backend, graph)
-            best = min(best, self._clock() - began)
+            passes.append(self._clock() - began)
         for buffer in buffers:
             ggml.ggml_backend_buffer_free(buffer)
         for context in (held, steps):
             ggml.ggml_free(context)
-        return best
+        return median(passes)
 
     def _fill(self, held: int) -> None:
         """Write zeros into every weight, by which the engine also arranges it its own way."""
@@ -238,6 +253,14 @@ class _Cpu:
             zeros = bytes(self.ggml.ggml_nbytes(tensor))
             self.ggml.ggml_backend_tensor_set(tensor, zeros, 0, len(zeros))
             tensor = self.ggml.ggml_get_next_tensor(held, tensor)
+
+
+def _pattern(form: str, count: int) -> bytes:
+    """Return numbers around 0: attention's time depends on them a little, zeros are too easy."""
+    some = [math.sin(7.0 * number) / 2 for number in range(4096)]
+    return (struct.pack(f"{len(some)}{form}", *some) * (count // len(some) + 1))[
+        : count * struct.calcsize(form)
+    ]
 
 
 def _causal_mask(columns: int) -> bytes:
@@ -254,6 +277,8 @@ def rates_here(names: Sequence[str], threads: int) -> dict[str, tuple[float, flo
     for name in names:
         if name == SMALL_OPERATIONS:
             found[name] = _chain_rates(cpu)
+        elif name == PRODUCTS:
+            found[name] = _start_rates(cpu)
         elif name.startswith(ATTENTION):
             found[name] = _attention_rates(cpu, int(name.removeprefix(ATTENTION)))
         elif (rates := _product_rates(cpu, name)) is not None:
@@ -264,6 +289,15 @@ def rates_here(names: Sequence[str], threads: int) -> dict[str, tuple[float, flo
 def _chain_rates(cpu: _Cpu) -> tuple[float, float]:
     elements = 5.0 * 8 * WIDE * BATCH
     return 5.0 * CHAIN / cpu.time_chain(SMALL, 1, CHAIN), elements / cpu.time_chain(WIDE, BATCH, 8)
+
+
+def _start_rates(cpu: _Cpu) -> tuple[float, float]:
+    """What a product costs beside its bytes: the time of small ones, less that of large ones."""
+    (rate, _), (number, block, size) = _product_rates(cpu, "Q8_0") or (0.0, 0.0), Q8_0
+    one = LITTLE * LITTLE // block * size
+    count = WEIGHTS_BYTES // one
+    spent = cpu.time_product(number, False, count, 1, LITTLE) / count - one / rate
+    return 1 / max(spent, LEAST_S), 1 / max(spent, LEAST_S)
 
 
 def _attention_rates(cpu: _Cpu, size: int) -> tuple[float, float]:
@@ -286,11 +320,11 @@ def _product_rates(cpu: _Cpu, name: str) -> tuple[float, float] | None:
         decode = cpu.time_experts(number, is_repacked, count, COUNT, 1)
         prefill = cpu.time_experts(number, is_repacked, 1, USED, BATCH)
         return count * one / decode, 2.0 * EXPERT * EXPERT * USED * BATCH / prefill
-    one = ROW * ROWS // block * size
+    one = ROW * ROW // block * size
     count = max(WEIGHTS_BYTES // one, 1)
     decode = cpu.time_product(number, is_repacked, count, 1)
     prefill = cpu.time_product(number, is_repacked, 1, BATCH)
-    return count * one / decode, 2.0 * ROW * ROWS * BATCH / prefill
+    return count * one / decode, 2.0 * ROW * ROW * BATCH / prefill
 
 
 if __name__ == "__main__":
