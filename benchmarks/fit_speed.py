@@ -3,10 +3,10 @@
     ./dev bench fit_speed [--folder DIR] [--rounds 3] [--threads N] [--fresh]
         [--only measure|report] [--seconds N]
 
-In each round, for each shape, what it is made of is measured (the engine's operations, as
-`fit --measure` does, and the memory's bandwidth) and its speed is predicted; then the engine
-answers one prompt (256 tokens in, 32 out): what disturbs the machine meanwhile disturbs both. A
-shape's figures are medians over the rounds. Nothing is fitted. FRESH are shapes that no formula has
+In each round, for each shape, the engine answers one prompt (256 tokens in, 32 out), and before and
+after it what the shape is made of is measured (the engine's operations, as `fit --measure` does,
+and the memory's bandwidth): what disturbs the machine disturbs both. Of the two the mean time
+counts. A shape's figures are medians over the rounds. Nothing is fitted. FRESH are shapes that no formula has
 seen. With `--threads 1` time is processor time throughout, which a busy machine changes little.
 """
 
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,12 +97,12 @@ def model_of(shape: str, mix: str, folder: Path) -> Model:
 
 
 def measure(shape: str, mix: str, folder: Path, threads: int) -> Round:
-    """Measure what a shape is made of, predict, then measure the shape in the engine."""
+    """Measure what a shape is made of, predict, measure the shape in the engine, and its parts."""
     model, isa = model_of(shape, mix, folder), look_at_machine().isa
-    rates = measure_rates(sorted(rate_names(model, isa)), threads)
-    one: Round = {"rates": rates, "bandwidth": measure_memory_bandwidth(threads)}
-    speed = predict(model, one, threads)
-    said = f"{time.strftime('%H:%M:%S')} {shape} {mix} predicted {show(speed)}"
+    names = sorted(rate_names(model, isa))
+    before = measure_rates(names, threads)
+    one: Round = {"rates": before, "bandwidth": measure_memory_bandwidth(threads)}
+    first = show(predict(model, one, threads))
     draw = random.Random(shape)
     prompt = [draw.randrange(10, SHAPES[shape].vocabulary) for _ in range(PROMPT)]
     flags = ["--parallel", "1", "--ctx-size", "512", "--cache-ram", "0", "--fit", "off"]
@@ -110,7 +110,16 @@ def measure(shape: str, mix: str, folder: Path, threads: int) -> Round:
     seen = run_wheel(Path(model.path), flags, [prompt], DECODE)
     share = min(seen.processor_share, 1.0) if threads == 1 else 1.0
     one |= {"prefill": seen.prefill_tok_per_s / share, "decode": seen.decode_tok_per_s / share}
-    sys.stderr.write(f"{said}, measured {one['decode']:.1f} and {one['prefill']:.0f}\n")
+    after = measure_rates(names, threads)
+    one["rates"] = {
+        name: [harmonic_mean(pair) for pair in zip(before[name], after[name], strict=True)]
+        for name in before.keys() & after.keys()
+    }
+    sys.stderr.write(
+        f"{time.strftime('%H:%M:%S')} {shape} {mix} predicted {first}, with what came after "
+        f"{show(predict(model, one, threads))}, measured {one['decode']:.1f} and "
+        f"{one['prefill']:.0f}\n"
+    )
     return one
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from enginehouse.core.estimate_speed import (
@@ -31,8 +31,8 @@ from enginehouse.core.ggml_types import GGML_TYPES
 
 ROW, BATCH = 2048, 256
 WEIGHTS_BYTES = 96 << 20
-PASSES = 9
-"""Of which the median counts: a long run does not see the best of a shared machine."""
+PASSES = 15
+"""Of which the mean counts: a long run sees all of a shared machine, not its best or usual."""
 LIMIT_S = 120.0
 CONTEXT_BYTES = 16 << 20
 F32, F16, I32, CPU_DEVICE = 0, 1, 26, 0
@@ -41,9 +41,9 @@ COUNT, USED, EXPERT = 8, 2, 1024
 HEADS, KV_HEADS, CELLS = 8, 2, 256
 LAYERS = 16
 """Caches that attention reads in turn, and products of small operations in a row."""
-CHAIN, SMALL = 1000, 64
+CHAIN, SMALL = 1000, 1024
 WIDE = 4096
-LITTLE, LEAST_S = 768, 1e-7
+LITTLE, LEAST_S = 256, 1e-7
 MOST_NODES = 8192
 Q8_0 = (8, 32, 34)
 """ggml's number of the type, elements a block, bytes a block."""
@@ -220,7 +220,7 @@ class _Cpu:
         return int(place)
 
     def _time(self, build: Callable[[int, int], list[int]], place: int) -> float:
-        """Build a graph, its weights in `place`, and return the median of its times."""
+        """Build a graph, its weights in `place`, and return the mean of its times."""
         ggml = self.ggml
         held = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
         steps = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
@@ -244,7 +244,7 @@ class _Cpu:
             ggml.ggml_backend_buffer_free(buffer)
         for context in (held, steps):
             ggml.ggml_free(context)
-        return median(passes)
+        return fmean(passes)
 
     def _fill(self, held: int) -> None:
         """Write zeros into every weight, by which the engine also arranges it its own way."""
@@ -295,7 +295,7 @@ def _start_rates(cpu: _Cpu) -> tuple[float, float]:
     """What a product costs beside its bytes: the time of small ones, less that of large ones."""
     (rate, _), (number, block, size) = _product_rates(cpu, "Q8_0") or (0.0, 0.0), Q8_0
     one = LITTLE * LITTLE // block * size
-    count = WEIGHTS_BYTES // one
+    count = MOST_NODES // 2
     spent = cpu.time_product(number, False, count, 1, LITTLE) / count - one / rate
     return 1 / max(spent, LEAST_S), 1 / max(spent, LEAST_S)
 
