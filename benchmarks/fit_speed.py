@@ -6,8 +6,9 @@
 In each round, for each shape, the engine answers one prompt (256 tokens in, 32 out), and before and
 after it what the shape is made of is measured (the engine's operations, as `fit --measure` does,
 and the memory's bandwidth): what disturbs the machine disturbs both. Of the two the mean time
-counts. A shape's figures are medians over the rounds. Nothing is fitted. FRESH are shapes that no formula has
-seen. With `--threads 1` time is processor time throughout, which a busy machine changes little.
+counts. A shape's figures are medians over the rounds. Nothing is fitted. FRESH are shapes that no
+formula has seen. With `--threads 1` time is processor time throughout, which a busy machine changes
+little.
 """
 
 from __future__ import annotations
@@ -52,12 +53,15 @@ SEEN = (
     ("qwen2.5-1.5b", "Q4_0"), ("gemma3-270m", "Q8_0"), ("gemma3-1b", "Q4_K_M"),
     ("mixtral-small", "Q4_K_M"), ("qwen3moe-small", "Q4_0"), ("phi3-mini-cut", "Q4_K_M"),
     ("lfm2-350m", "Q4_0"), ("smollm2-360m", "IQ4_NL"), ("mistral-7b-cut", "Q4_K_M"),
-)  # fmt: skip
-FRESH = (
     ("danube3-500m", "Q8_0"), ("granite3-1b-cut", "Q5_K_M"), ("qwen2.5-3b-cut", "IQ4_NL"),
     ("stories-42m", "F16"), ("olmoe-cut", "Q4_0"), ("qwen1.5-moe-cut", "Q5_K_M"),
     ("phi3-medium-cut", "Q4_0"), ("qwen3-4b-cut", "Q6_K"), ("minicpm-1b-cut", "Q4_1"),
     ("llama-3.1-8b-cut", "Q5_K_M"), ("gemma2-9b-cut", "IQ4_NL"), ("phi-tiny-moe", "Q8_0"),
+)  # fmt: skip
+FRESH = (
+    ("smollm-1.7b-cut", "Q4_K_M"), ("qwen3-8b-cut", "Q5_K_M"), ("llama-160m", "F16"),
+    ("amber-3b-cut", "Q8_0"), ("gemma3-4b-cut", "Q4_0"), ("granite-moe-small", "Q5_K_M"),
+    ("lfm2-700m-cut", "Q8_0"), ("deep-narrow", "IQ4_NL"),
 )  # fmt: skip
 Round = dict[str, Any]
 

@@ -114,6 +114,21 @@ SHAPES = {
             "phi-tiny-moe", "llama", 16, 1024, 16, 4, 64, 1792, 32064, is_tied=False, experts=16,
             experts_used=2,
         ),
+        Shape("smollm-1.7b-cut", "llama", 12, 2048, 32, 32, 64, 8192, 49152, context=2048),
+        Shape("qwen3-8b-cut", "qwen3", 3, 4096, 32, 8, 128, 12288, 151936, is_tied=False),
+        Shape("llama-160m", "llama", 12, 768, 12, 12, 64, 3072, 32000, is_tied=False),
+        Shape("amber-3b-cut", "llama", 8, 2560, 20, 20, 128, 6912, 32000, is_tied=False),
+        Shape(
+            "gemma3-4b-cut", "gemma3", 8, 2560, 8, 4, 256, 10240, 262144, window=1024, full_every=6
+        ),
+        Shape(
+            "granite-moe-small", "qwen3moe", 12, 1024, 16, 8, 64, 512, 49152, experts=32,
+            experts_used=8,
+        ),
+        Shape(
+            "lfm2-700m-cut", "lfm2", 10, 1536, 24, 8, 64, 6912, 65536, attention_layers=(2, 5, 8)
+        ),
+        Shape("deep-narrow", "llama", 40, 640, 10, 5, 64, 1728, 50304),
     )
 }  # fmt: skip
 

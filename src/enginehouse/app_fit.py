@@ -17,8 +17,8 @@ from enginehouse.core.model import Model
 from enginehouse.edges.records import Records
 
 PROBED: tuple[str, ...] = (
-    "Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16", "attention 64", "attention 128",
-    "small", "products",
+    "Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16", "attention 32x8x64",
+    "attention 32x8x128", "small", "products",
 )  # fmt: skip
 """What most files are made of; measured when nothing says which are wanted."""
 

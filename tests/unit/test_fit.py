@@ -187,8 +187,8 @@ def test_decode_never_exceeds_the_roofline_by_bandwidth() -> None:
 
 
 RATES = Rates(
-    {"Q4_0 repacked": 10e9, "Q8_0": 5e9, "attention 64": 2e9, "small": 1e6, "products": 1e5},
-    {"Q4_0 repacked": 50e9, "Q8_0": 40e9, "attention 64": 4e9, "small": 1e9, "products": 1},
+    {"Q4_0 repacked": 10e9, "Q8_0": 5e9, "attention 9x3x64": 2e9, "small": 1e6, "products": 1e5},
+    {"Q4_0 repacked": 50e9, "Q8_0": 40e9, "attention 9x3x64": 4e9, "small": 1e9, "products": 1},
     20e9, threads=2,
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ class Rates:
 
     A product's name is its weights' type, ` repacked` appended where the engine copies the type
     into another layout and ` experts` where it is routed; its rates are bytes/s of weights for one
-    token, and operations/s for a batch's tokens. Those of `attention SIZE` (of a head) are
+    token, and operations/s for a batch's tokens. Those of `attention HEADSxKVxSIZE` are
     multiplications/s; those of `small` are operations/s on a vector for one token, and elements/s;
     `products` is how many products could start in a second, if they had no weights to read.
     """
@@ -167,7 +167,7 @@ def rate_name(group: TensorGroup, isa: Collection[str]) -> str:
 
 
 def _name(block: Block) -> str:
-    return f"{ATTENTION}{max(block.key_length, 32)}"
+    return f"{ATTENTION}{block.heads}x{max(block.kv_heads, 1)}x{block.key_length}"
 
 
 def _attending(model: Model) -> list[Block]:

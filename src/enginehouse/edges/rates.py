@@ -38,9 +38,8 @@ CONTEXT_BYTES = 16 << 20
 F32, F16, I32, CPU_DEVICE = 0, 1, 26, 0
 COUNT, USED, EXPERT = 8, 2, 1024
 """Experts, how many of them a token is given to, and the rows and columns of one."""
-HEADS, KV_HEADS, CELLS = 8, 2, 256
-LAYERS = 16
-"""Caches that attention reads in turn, and products of small operations in a row."""
+CELLS, CACHES_BYTES = 256, 64 << 20
+"""Cells of a cache, and the size of all caches that attention reads in turn."""
 CHAIN, SMALL = 1000, 1024
 WIDE = 4096
 LITTLE, LEAST_S = 256, 1e-7
@@ -64,6 +63,10 @@ def measure_rates(names: Sequence[str], threads: int) -> dict[str, tuple[float, 
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
     return {name: (float(pair[0]), float(pair[1])) for name, pair in found.items()}
+
+
+HeadShape = tuple[int, int, int]
+"""Heads, heads of keys and values, elements of a head."""
 
 
 class _InitParams(ctypes.Structure):
@@ -91,6 +94,7 @@ def _load() -> Any:
         "ggml_mul": (pointer, [pointer, pointer, pointer]),
         "ggml_rms_norm": (pointer, [pointer, pointer, ctypes.c_float]),
         "ggml_swiglu_split": (pointer, [pointer, pointer, pointer]),
+        "ggml_permute": (pointer, [pointer] * 2 + [ctypes.c_int] * 4),
         "ggml_flash_attn_ext": (pointer, [pointer] * 5 + [ctypes.c_float] * 3),
         "ggml_new_graph_custom": (pointer, [pointer, length, ctypes.c_bool]),
         "ggml_build_forward_expand": (None, [pointer, pointer]),
@@ -180,20 +184,28 @@ class _Cpu:
 
         return self._time(build, self._place(is_repacked))
 
-    def time_attention(self, size: int, columns: int) -> float:
-        """Return the seconds of LAYERS attentions of heads of a size over CELLS cells."""
-        ggml, new = self.ggml, self.ggml.ggml_new_tensor_3d
+    def time_attention(self, shape: HeadShape, columns: int, layers: int) -> float:
+        """Return the seconds of attentions over one full cache after another.
+
+        A cache has a row of all heads for each cell, as the engine's own has, and was evicted from
+        the processor's caches since it was read last, as weights evict it between two tokens.
+        """
+        ggml = self.ggml
+        heads, kv_heads, size = shape
 
         def build(held: int, steps: int) -> list[int]:
-            query = new(steps, F32, size, columns, HEADS)
-            self._values[query] = _pattern("f", size * columns * HEADS)
+            query = ggml.ggml_new_tensor_3d(steps, F32, size, columns, heads)
             mask = ggml.ggml_new_tensor_2d(steps, F16, CELLS, columns)
+            self._values = {query: _pattern("f", size * columns * heads)}
             self._values[mask] = _causal_mask(columns)
-            caches = [new(held, F16, size, CELLS, KV_HEADS) for _ in range(2 * LAYERS)]
-            self._values |= dict.fromkeys(caches, _pattern("e", size * CELLS * KV_HEADS))
+            caches = [
+                ggml.ggml_new_tensor_3d(held, F16, size, kv_heads, CELLS) for _ in range(2 * layers)
+            ]
+            self._values |= dict.fromkeys(caches, _pattern("e", size * CELLS * kv_heads))
+            views = [ggml.ggml_permute(steps, cache, 0, 2, 1, 3) for cache in caches]
             return [
                 ggml.ggml_flash_attn_ext(steps, query, keys, values, mask, size**-0.5, 0.0, 0.0)
-                for keys, values in zip(caches[::2], caches[1::2], strict=True)
+                for keys, values in zip(views[::2], views[1::2], strict=True)
             ]
 
         return self._time(build, self.plain)
@@ -280,7 +292,7 @@ def rates_here(names: Sequence[str], threads: int) -> dict[str, tuple[float, flo
         elif name == PRODUCTS:
             found[name] = _start_rates(cpu)
         elif name.startswith(ATTENTION):
-            found[name] = _attention_rates(cpu, int(name.removeprefix(ATTENTION)))
+            found[name] = _attention_rates(cpu, name.removeprefix(ATTENTION))
         elif (rates := _product_rates(cpu, name)) is not None:
             found[name] = rates
     return found
@@ -300,11 +312,15 @@ def _start_rates(cpu: _Cpu) -> tuple[float, float]:
     return 1 / max(spent, LEAST_S), 1 / max(spent, LEAST_S)
 
 
-def _attention_rates(cpu: _Cpu, size: int) -> tuple[float, float]:
+def _attention_rates(cpu: _Cpu, text: str) -> tuple[float, float]:
     """A batch's tokens see half of the cells on average; only those are counted."""
-    one = 2.0 * HEADS * size * CELLS * LAYERS
+    heads, kv_heads, size = (int(word) for word in text.split("x"))
+    shape = heads, kv_heads, size
+    layers = max(CACHES_BYTES // (4 * CELLS * kv_heads * size), 2)
+    one = 2.0 * heads * size * CELLS
     many = one * BATCH * (BATCH + 1) / (2 * CELLS)
-    return one / cpu.time_attention(size, 1), many / cpu.time_attention(size, BATCH)
+    decode, prefill = cpu.time_attention(shape, 1, layers), cpu.time_attention(shape, BATCH, 2)
+    return one * layers / decode, many * 2 / prefill
 
 
 def _product_rates(cpu: _Cpu, name: str) -> tuple[float, float] | None:
