@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -57,11 +57,6 @@ class Row:
     predicted: MemoryEstimate
     ollama: float
     dry: float | None
-
-    @property
-    def ratio(self) -> float:
-        """Observed ÷ predicted resident memory."""
-        return self.resident / self.predicted.resident.expected
 
 
 def main() -> None:
@@ -160,7 +155,8 @@ def ask_dry(program: str, path: Path, case: Case) -> float | None:
 
 def report(rows: Sequence[Row]) -> None:
     """Print a row a case, and what share of them each estimate gets right."""
-    corrected = [row.predicted.resident.expected * correction(row, rows) for row in rows]
+    corrected = [own(row) * correction(row, rows, own) for row in rows]
+    taught = [simple(row) * correction(row, rows, simple) for row in rows]
     print(
         "| case | measured MiB | predicted | corrected | llama-fit-params | file + f16 KV "
         "| needed MiB | predicted |"
@@ -182,18 +178,29 @@ def report(rows: Sequence[Row]) -> None:
     summary("resident, corrected (of the others of its architecture)", corrected, measured)
     summary("needed, uncorrected", [row.predicted.total.expected for row in rows], needed)
     summary("file size + f16 KV", [row.ollama for row in rows], measured)
+    summary("file size + f16 KV, corrected in the same way", taught, measured)
     asked = [(row.dry, float(row.resident)) for row in rows if row.dry]
     if asked:
         summary("llama-fit-params", [pair[0] for pair in asked], [pair[1] for pair in asked])
 
 
-def correction(row: Row, rows: Sequence[Row]) -> float:
-    """Return what the other cases of the same architecture teach, 1 without any."""
+def correction(row: Row, rows: Sequence[Row], predict: Callable[[Row], float]) -> float:
+    """Return what the other cases of the same architecture teach of a prediction, 1 without any."""
     others = sorted(
-        other.ratio for other in rows
+        other.resident / predict(other) for other in rows
         if other.architecture == row.architecture and other.case != row.case
     )  # fmt: skip
     return cautious_factor(others) if others else 1.0
+
+
+def own(row: Row) -> float:
+    """Return our prediction of resident memory."""
+    return row.predicted.resident.expected
+
+
+def simple(row: Row) -> float:
+    """Return the prediction by file size and KV cache."""
+    return row.ollama
 
 
 def error(predicted: float, measured: float) -> str:

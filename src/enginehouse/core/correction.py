@@ -9,6 +9,9 @@ from enginehouse.core.fit import Correction
 
 SANE = (0.5, 2.0)
 """A factor beyond these is no residual but a mistake of ours, and is not used."""
+SETTLED = 0.02
+"""Residuals of one architecture differ by so much from setting to setting (`fit_accuracy`), so a
+smaller one says nothing of the next setting."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def correction_from(observations: Sequence[Observation]) -> Correction | None:
 
 
 def cautious_factor(ordered: Sequence[float]) -> float:
-    """Return the quartile nearer to 1 of some ordered ratios, 1 where it lies between them."""
+    """Return the quartile nearer to 1 of some ordered ratios; 1 between them and within SETTLED."""
     outer = (len(ordered) - 1) // 4
     low, high = ordered[outer], ordered[-1 - outer]
-    return low if low > 1 else min(high, 1.0)
+    factor = low if low > 1 else min(high, 1.0)
+    return factor if abs(factor - 1) > SETTLED else 1.0
