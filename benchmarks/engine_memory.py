@@ -3,10 +3,14 @@
 What is measured (docs/fit.md, "How the peak is measured"):
 
 - `resident_peak`: the kernel's own high-water mark of the process (VmHWM): anonymous memory and
-  every mapped file page, those of weights that were copied elsewhere included.
+  every mapped file page, those of weights that were copied elsewhere included. Where pages are
+  unmapped before the requests (`file_used`), `anonymous_peak + file_peak` stands for it.
 - `anonymous_peak`: the most that was anonymous or shared memory; nothing of it can be dropped.
-- `file_used`: mapped file pages that answering the requests touched (the kernel's referenced bits,
-  cleared once the server is ready). The other file pages may be dropped without a loss.
+- `file_used`: mapped file pages that answering the requests touched. Once the server is ready it
+  unmaps the pages of its read-only files, so what is mapped after the requests was touched by
+  them. The kernel maps neighbours of a touched page along when they are in the page cache; so the
+  model's file is dropped from it too, and read page by page (MADV_RANDOM). Referenced bits
+  (`clear_refs`, `smaps`) were given up: they are kept for a whole large folio.
 """
 
 from __future__ import annotations
@@ -27,18 +31,40 @@ from pathlib import Path
 
 READY_S, ANSWER_S = 180.0, 900.0
 SAMPLE_S = 0.01
-VERBOSE = """
-import sys
+OBSERVED = """
+import ctypes, os, re, signal, sys
 from enginehouse.edges import wheel_server as wheel
 build = wheel.build_params
+RANDOM, DONTNEED = 1, 4
 def verbose(flags):
     params = build(flags)
     params.verbosity = 5
     return params
+def forget(*_):
+    c = ctypes.CDLL(None, use_errno=True)
+    c.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    text = open("/proc/self/smaps").read()
+    for first, last, path, body in re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) r-\\S+ \\S+ \\S+ \\S+ +(/\\S+)(.*?)^VmFlags", text, re.M | re.S
+    ):
+        if "Anonymous:             0 kB" in body:
+            start = int(first, 16)
+            size = int(last, 16) - start
+            c.madvise(start, size, DONTNEED)
+            if path.endswith(".gguf"):
+                c.madvise(start, size, RANDOM)
+                file = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(file)
+    sys.stderr.write("pages unmapped\\n")
+    sys.stderr.flush()
+signal.signal(signal.SIGUSR1, forget)
 wheel.build_params = verbose
 wheel.main()
 """
-"""The wheel's server with its log at its most talkative, for the sizes of the buffers."""
+"""The wheel's server with its log at its most talkative (it states the buffers' sizes), which on
+SIGUSR1 unmaps the pages of files that it only reads, and drops the model from the page cache."""
+FORGOTTEN = "pages unmapped"
 
 BUFFER = re.compile(r"(CPU_\w+|CPU) +(model|output|KV|RS|compute) buffer size = +([\d.]+) MiB")
 
@@ -92,32 +118,28 @@ def read_sizes(path: Path) -> dict[str, int]:
     return {name: int(value) * 1024 for name, value in found}
 
 
-def referenced_file_bytes(pid: int) -> int:
-    """Return the file-backed bytes whose referenced bit is set, over all mappings."""
+def present_file_bytes(pid: int) -> int:
+    """Return the bytes of file pages that are mapped and present, copies on write left out."""
     total, is_file = 0, False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         head = line.split()
         if re.match(r"^[0-9a-f]+-[0-9a-f]+$", head[0]):
             is_file = len(head) > 5 and head[5].startswith("/")
-            anonymous = referenced = 0
-        elif head[0] == "Referenced:":
-            referenced = int(head[1])
-        elif head[0] == "Anonymous:" and is_file:
-            anonymous = int(head[1])
-            total += max(referenced - anonymous, 0) * 1024
+        elif is_file and head[0] in ("Rss:", "Anonymous:"):
+            total += int(head[1]) * (1024 if head[0] == "Rss:" else -1024)
     return total
 
 
 def run_wheel(
-    model: Path, flags: Sequence[str], prompts: Sequence[Sequence[int]], decode: int
-) -> Observed:
-    """Serve a model from the wheel, answer the prompts together, and return what was seen."""
-    command = [sys.executable, "-c", VERBOSE, "--model", str(model), *flags]
-    return run_server(command, prompts, decode)
+    model: Path, flags: Sequence[str], prompts: Sequence[Sequence[int]], decode: int,
+    counts_pages: bool = False,
+) -> Observed:  # fmt: skip
+    """Serve a model from the wheel, answer the prompts together, and return what was seen.
 
-
-def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode: int) -> Observed:
-    """Run one server command, to which host and port are added."""
+    `counts_pages` unmaps the file's pages first, which costs speed; without it `file_used` is
+    every file page that is mapped.
+    """
+    command = [sys.executable, "-c", OBSERVED, "--model", str(model), *flags]
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     began = time.monotonic()
@@ -136,12 +158,14 @@ def run_server(command: Sequence[str], prompts: Sequence[Sequence[int]], decode:
         load_s = time.monotonic() - began
         status = Path(f"/proc/{process.pid}/status")
         anonymous_ready = read_sizes(status)["RssAnon"]
-        Path(f"/proc/{process.pid}/clear_refs").write_text("1")
         used_s, asked = processor_s(process.pid), time.monotonic()
+        if counts_pages:
+            process.send_signal(signal.SIGUSR1)
+            await_line(FORGOTTEN, log)
         timings = ask_all(address, prompts, decode)
         share = (processor_s(process.pid) - used_s) / (time.monotonic() - asked)
         watch.done.set()
-        used = referenced_file_bytes(process.pid)
+        used = present_file_bytes(process.pid)
         last = read_sizes(status)
     finally:
         watch.done.set()
@@ -210,6 +234,19 @@ def await_ready(process: subprocess.Popen[str], address: str, log: Sequence[str]
         except OSError:
             time.sleep(0.05)
     raise RuntimeError("the server was not ready in time")
+
+
+def await_line(text: str, log: Sequence[str]) -> None:
+    """Return when a line of the log has the text.
+
+    Raises:
+        RuntimeError: It took too long.
+    """
+    limit = time.monotonic() + 30
+    while not any(text in line for line in list(log)):
+        if time.monotonic() > limit:
+            raise RuntimeError(f"the server's log never said {text!r}")
+        time.sleep(0.01)
 
 
 def ask_all(address: str, prompts: Sequence[Sequence[int]], decode: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,7 @@ from benchmarks.engine_memory import run_wheel  # noqa: E402
 from benchmarks.fit_cases import Case, cases  # noqa: E402
 from benchmarks.random_gguf import write_random_gguf  # noqa: E402
 from benchmarks.shapes import SHAPES  # noqa: E402
+from enginehouse.core.correction import cautious_factor  # noqa: E402
 from enginehouse.core.estimate import MemoryEstimate  # noqa: E402
 from enginehouse.core.estimate_llama import LlamaSettings, estimate_llama  # noqa: E402
 from enginehouse.core.model import Model  # noqa: E402
@@ -56,11 +57,6 @@ class Row:
     predicted: MemoryEstimate
     ollama: float
     dry: float | None
-
-    @property
-    def ratio(self) -> float:
-        """Observed ÷ predicted resident memory."""
-        return self.resident / self.predicted.resident.expected
 
 
 def main() -> None:
@@ -98,7 +94,8 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         [draw.randrange(10, vocabulary) for _ in range(case.prompt)] for _ in range(case.slots)
     ]
     try:
-        return dataclasses.asdict(run_wheel(file_of(case, folder), flags, prompts, DECODE_TOKENS))
+        path = file_of(case, folder)
+        return dataclasses.asdict(run_wheel(path, flags, prompts, DECODE_TOKENS, counts_pages=True))
     except (RuntimeError, OSError) as problem:
         return {"error": str(problem)}
 
@@ -131,7 +128,7 @@ def rows_of(chosen: Sequence[Case], results: Results, folder: Path) -> Iterable[
         yield Row(
             case=case,
             architecture=model.architecture,
-            resident=int(result["resident_peak"]),
+            resident=int(result["anonymous_peak"]) + int(result["file_peak"]),
             needed=int(result["anonymous_peak"]) + int(result["file_used"]),
             predicted=estimate_llama(model, settings),
             ollama=ollama_estimate(model, case),
@@ -158,7 +155,8 @@ def ask_dry(program: str, path: Path, case: Case) -> float | None:
 
 def report(rows: Sequence[Row]) -> None:
     """Print a row a case, and what share of them each estimate gets right."""
-    corrected = [row.predicted.resident.expected * correction(row, rows) for row in rows]
+    corrected = [own(row) * correction(row, rows, own) for row in rows]
+    taught = [simple(row) * correction(row, rows, simple) for row in rows]
     print(
         "| case | measured MiB | predicted | corrected | llama-fit-params | file + f16 KV "
         "| needed MiB | predicted |"
@@ -180,18 +178,29 @@ def report(rows: Sequence[Row]) -> None:
     summary("resident, corrected (of the others of its architecture)", corrected, measured)
     summary("needed, uncorrected", [row.predicted.total.expected for row in rows], needed)
     summary("file size + f16 KV", [row.ollama for row in rows], measured)
+    summary("file size + f16 KV, corrected in the same way", taught, measured)
     asked = [(row.dry, float(row.resident)) for row in rows if row.dry]
     if asked:
         summary("llama-fit-params", [pair[0] for pair in asked], [pair[1] for pair in asked])
 
 
-def correction(row: Row, rows: Sequence[Row]) -> float:
-    """Return the median residual of the other cases of the same architecture, 1 without any."""
-    others = [
-        other.ratio for other in rows
+def correction(row: Row, rows: Sequence[Row], predict: Callable[[Row], float]) -> float:
+    """Return what the other cases of the same architecture teach of a prediction, 1 without any."""
+    others = sorted(
+        other.resident / predict(other) for other in rows
         if other.architecture == row.architecture and other.case != row.case
-    ]  # fmt: skip
-    return median(others) if others else 1.0
+    )  # fmt: skip
+    return cautious_factor(others) if others else 1.0
+
+
+def own(row: Row) -> float:
+    """Return our prediction of resident memory."""
+    return row.predicted.resident.expected
+
+
+def simple(row: Row) -> float:
+    """Return the prediction by file size and KV cache."""
+    return row.ollama
 
 
 def error(predicted: float, measured: float) -> str:

@@ -90,6 +90,45 @@ SHAPES = {
             "deepseek2-small", "deepseek2", 8, 1024, 16, 1, 192, 4096, 102400, is_tied=False,
             kv_rank=512, rope_size=64,
         ),
+        Shape("stories-42m", "llama", 8, 512, 8, 8, 64, 1376, 32000, context=1024),
+        Shape("danube3-500m", "llama", 16, 1536, 16, 8, 96, 4096, 32000, is_tied=False),
+        Shape("granite3-1b-cut", "llama", 20, 2048, 32, 8, 64, 4096, 49152),
+        Shape("qwen2.5-3b-cut", "qwen2", 12, 2048, 16, 2, 128, 11008, 151936, merges=151387),
+        Shape("qwen3-4b-cut", "qwen3", 9, 2560, 32, 8, 128, 9728, 151936, merges=151387),
+        Shape("llama-3.1-8b-cut", "llama", 4, 4096, 32, 8, 128, 14336, 128256, merges=280147),
+        Shape("minicpm-1b-cut", "llama", 26, 1536, 24, 8, 64, 3840, 73440),
+        Shape("phi3-medium-cut", "phi3", 5, 5120, 40, 10, 128, 17920, 32064, is_tied=False),
+        Shape(
+            "gemma2-9b-cut", "gemma2", 4, 3584, 16, 8, 256, 14336, 256000, context=8192,
+            window=4096, full_every=2,
+        ),
+        Shape(
+            "olmoe-cut", "qwen3moe", 6, 2048, 16, 16, 128, 1024, 50304, is_tied=False,
+            experts=64, experts_used=8,
+        ),
+        Shape(
+            "qwen1.5-moe-cut", "qwen3moe", 8, 2048, 16, 16, 128, 1408, 151936, is_tied=False,
+            experts=32, experts_used=4, merges=151387,
+        ),
+        Shape(
+            "phi-tiny-moe", "llama", 16, 1024, 16, 4, 64, 1792, 32064, is_tied=False, experts=16,
+            experts_used=2,
+        ),
+        Shape("smollm-1.7b-cut", "llama", 12, 2048, 32, 32, 64, 8192, 49152, context=2048),
+        Shape("qwen3-8b-cut", "qwen3", 3, 4096, 32, 8, 128, 12288, 151936, is_tied=False),
+        Shape("llama-160m", "llama", 12, 768, 12, 12, 64, 3072, 32000, is_tied=False),
+        Shape("amber-3b-cut", "llama", 8, 2560, 20, 20, 128, 6912, 32000, is_tied=False),
+        Shape(
+            "gemma3-4b-cut", "gemma3", 8, 2560, 8, 4, 256, 10240, 262144, window=1024, full_every=6
+        ),
+        Shape(
+            "granite-moe-small", "qwen3moe", 12, 1024, 16, 8, 64, 512, 49152, experts=32,
+            experts_used=8,
+        ),
+        Shape(
+            "lfm2-700m-cut", "lfm2", 10, 1536, 24, 8, 64, 6912, 65536, attention_layers=(2, 5, 8)
+        ),
+        Shape("deep-narrow", "llama", 40, 640, 10, 5, 64, 1728, 50304),
     )
 }  # fmt: skip
 

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.correction import correction_from
-from enginehouse.core.estimate_speed import Rates, rate_name
+from enginehouse.core.estimate_speed import Rates, rate_names
 from enginehouse.core.fit import Correction, FitRow, rank
 from enginehouse.core.fit_model import FitRequest, Known, fit_model
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.edges.records import Records
 
-PROBED: tuple[str, ...] = ("Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16")
-"""Types that most files are made of; measured when nothing says which are wanted."""
+PROBED: tuple[str, ...] = (
+    "Q4_0 repacked", "Q4_K repacked", "Q8_0", "Q6_K", "F16", "attention 32x8x64",
+    "attention 32x8x128", "small", "products",
+)  # fmt: skip
+"""What most files are made of; measured when nothing says which are wanted."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Fitter:
         return tuple(sorted(with_rows, key=lambda report: places[id(report.rows[0])]))
 
     def measure_rates(self, model: Model | None) -> None:
-        """Measure the wheel's products for a model's types, and keep them for machine and build."""
+        """Measure the wheel's operations that a model is made of, and keep the rates."""
         from enginehouse.edges.rates import measure_rates
 
         machine, build = self.look(), self._llama_build()
@@ -80,7 +83,7 @@ class Fitter:
         mark = machine.fingerprint()
         names: tuple[str, ...] = PROBED
         if model is not None:
-            names = tuple(sorted({rate_name(group, machine.isa) for group in model.groups}))
+            names = tuple(sorted(rate_names(model, machine.isa)))
         for name, (decode, prefill) in measure_rates(names, machine.usable_cores).items():
             self.records.store_machine_value(mark, _key(build, "decode", name), decode)
             self.records.store_machine_value(mark, _key(build, "prefill", name), prefill)
@@ -101,12 +104,12 @@ class Fitter:
         decode: dict[str, float] = {}
         prefill: dict[str, float] = {}
         mark = machine.fingerprint()
-        for name in {rate_name(group, machine.isa) for group in model.groups}:
+        for name in rate_names(model, machine.isa):
             one = self.records.machine_value(mark, _key(build, "decode", name))
             many = self.records.machine_value(mark, _key(build, "prefill", name))
             if one and many:
                 decode[name], prefill[name] = one, many
-        return Rates(decode, prefill, machine.memory_bandwidth_bytes_per_s)
+        return Rates(decode, prefill, machine.memory_bandwidth_bytes_per_s, machine.usable_cores)
 
     def _ask(self, model: Model, request: FitRequest, build: Build | None) -> tuple[str, ...]:
         from enginehouse.edges.dry_load import ask_llama

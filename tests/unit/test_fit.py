@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from enginehouse.core.correction import Observation, correction_from
+from enginehouse.core.correction import SETTLED, Observation, correction_from
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range, exactly
-from enginehouse.core.estimate_speed import Rates, estimate_speed, speed_from_rates
+from enginehouse.core.estimate_speed import (
+    Rates,
+    estimate_speed,
+    rate_name,
+    rate_names,
+    shared_cells,
+    speed_from_rates,
+)
 from enginehouse.core.fit import (
     FITS,
     NOT,
@@ -22,6 +31,7 @@ from enginehouse.core.fit import (
     rank,
 )
 from enginehouse.core.fit_model import FitRequest, fit_model
+from enginehouse.core.llama_graph import operation_count, small_elements
 from enginehouse.core.machine import Gpu
 from enginehouse.core.model import Block, TensorGroup
 from tests.unit.values import MACHINE, MODEL
@@ -86,7 +96,7 @@ def test_pages_that_can_be_taken_back_are_not_needed() -> None:
     )
     assert estimate.total.expected == 10
     assert estimate.resident.expected == 15
-    assert estimate.times(2.0).resident.expected == 25
+    assert estimate.corrected(2.0).total.expected == 25
 
 
 def test_unified_memory_has_one_budget_and_a_card_its_own() -> None:
@@ -110,18 +120,42 @@ def test_a_card_holds_what_lies_on_it_and_the_host_the_rest() -> None:
     assert not Budget(0.5 * GIB, 11.0 * GIB).holds(estimate)
 
 
-def test_a_correction_is_the_median_of_what_was_observed() -> None:
+def seen(ratio: float) -> Observation:
+    """A trial that was observed to hold `ratio` times what was predicted."""
+    return Observation("m" * 16, "b" * 16, "llama", 100.0, 100.0 * ratio)
+
+
+def test_a_correction_is_what_most_trials_agree_on() -> None:
     """One trial beside other work does not spoil it, and nonsense is not used at all."""
-
-    def seen(ratio: float) -> Observation:
-        return Observation("m" * 16, "b" * 16, "llama", 100.0, 100.0 * ratio)
-
     assert correction_from([]) is None
     assert correction_from([seen(5.0)]) is None
-    learnt = correction_from([seen(1.02), seen(1.04), seen(1.9), seen(7.0), seen(1.03)])
+    learnt = correction_from([seen(1.05), seen(1.07), seen(1.9), seen(7.0), seen(1.06), seen(1.08)])
     assert learnt is not None
-    assert learnt.factor == pytest.approx(1.035)
-    assert learnt.trials == 4
+    assert learnt.factor == pytest.approx(1.06)
+    assert learnt.trials == 5
+
+
+@given(st.lists(st.floats(0.8, 1.25), min_size=1, max_size=20))
+def test_a_correction_makes_less_than_a_quarter_of_what_it_was_learnt_from_worse(
+    ratios: list[float],
+) -> None:
+    """Noise around a good prediction corrects nothing, and no factor overshoots most trials."""
+    learnt = correction_from([seen(ratio) for ratio in ratios])
+    assert learnt is not None
+    worse = [r for r in ratios if abs(r - learnt.factor) > abs(r - 1) + 1e-9]
+    assert len(worse) <= len(ratios) / 4
+    assert learnt.factor == 1.0 or abs(learnt.factor - 1) > SETTLED
+    if min(ratios) <= 1 <= max(ratios) and len(ratios) < 5:
+        assert learnt.factor == 1.0
+
+
+def test_a_correction_hits_resident_memory_and_leaves_file_pages_alone() -> None:
+    """What was learnt of resident memory is applied to resident memory."""
+    parts = (MemoryPart("KV", exactly(100)), MemoryPart("file", exactly(300), is_reclaimable=True))
+    better = MemoryEstimate(parts).corrected(1.05)
+    assert better.resident.expected == pytest.approx(420)
+    assert better.part("file") == exactly(300)
+    assert better.total.expected == pytest.approx(120)
 
 
 def test_a_quantized_kv_cache_is_offered_and_takes_less() -> None:
@@ -153,19 +187,56 @@ def test_decode_never_exceeds_the_roofline_by_bandwidth() -> None:
     assert estimate_speed(LLAMA, None) is None
 
 
+RATES = Rates(
+    {"Q4_0 repacked": 10e9, "Q8_0": 5e9, "attention 9x3x64": 2e9, "small": 1e6, "products": 1e5},
+    {"Q4_0 repacked": 50e9, "Q8_0": 40e9, "attention 9x3x64": 4e9, "small": 1e9, "products": 1},
+    20e9, threads=2,
+)  # fmt: skip
+
+
 def test_rates_add_up_the_time_of_each_group() -> None:
-    """One token's time is the sum over tensor groups, KV cache, layers and itself."""
-    rates = Rates(
-        {"Q4_0 repacked": 10e9, "Q8_0": 5e9}, {"Q4_0 repacked": 50e9, "Q8_0": 40e9}, 20e9,
-        layer_s=1e-5, entry_s=1e-8, prompt_layer_s=0.0,
-    )  # fmt: skip
-    speed = speed_from_rates(LLAMA, rates, ("avx2",), kv_bytes=2e6)
-    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + 2e6 / 20e9 + 30e-5 + 49152e-8
+    """One token's time is the sum over tensor groups, attention, and waiting between operations."""
+    speed = speed_from_rates(LLAMA, RATES, ("avx2",), kv_bytes=2e6, cells=100)
+    starts = 120 + 90 + 1
+    waits = starts / 1e5 + (operation_count(LLAMA) - starts) / 1e6
+    attention = 30 * 9 * 128 * 100 / 2e9
+    seconds = 61_875_000 / 10e9 + 30_081_024 / 5e9 + attention + waits
     assert speed is not None
     assert speed.decode.expected == pytest.approx(1 / seconds)
     assert speed.prefill is not None
-    assert speed.prefill.expected == pytest.approx(50e9 / (2 * 110_000_000))
-    assert speed_from_rates(LLAMA, Rates({}, {}, 20e9), ("avx2",)) is None
+    seconds = 2 * 110_000_000 / 50e9 + 30 * 9 * 128 * 128 / 4e9 + small_elements(LLAMA) / 1e9
+    assert speed.prefill.expected == pytest.approx(1 / seconds)
+
+
+@pytest.mark.parametrize(
+    ("cells", "threads", "cost"), [(200, 2, 200), (300, 2, 512), (512, 2, 512), (300, 1, 300)]
+)
+def test_a_split_cache_costs_what_its_fullest_part_does(
+    cells: int, threads: int, cost: int
+) -> None:
+    """Of 512 cells the first thread has 256: with 300 tokens in it the second has little to do."""
+    assert shared_cells(LLAMA.blocks[0], cells, threads) == cost
+
+
+@pytest.mark.parametrize("name", sorted(rate_names(LLAMA, ("avx2",))))
+def test_without_one_of_its_rates_a_model_is_not_predicted_from_rates(name: str) -> None:
+    """What was not measured is not guessed."""
+    some = {key: value for key, value in RATES.decode.items() if key != name}
+    assert speed_from_rates(LLAMA, replace(RATES, decode=some), ("avx2",)) is None
+
+
+def test_experts_have_a_rate_of_their_own() -> None:
+    """A product that is routed gathers rows by expert, which costs more than a plain one."""
+    group = TensorGroup("experts", "Q4_0", 3, 1, 1)
+    assert rate_name(group, ("avx2",)) == "Q4_0 repacked experts"
+
+
+def test_the_operations_of_a_model_grow_with_its_layers() -> None:
+    """Every layer counts, not only those that stand for the others in the allocator's plan."""
+    twice = replace(LLAMA, blocks=LLAMA.blocks * 2)
+    one_layer = (operation_count(twice) - operation_count(LLAMA)) / 30
+    assert 15 <= one_layer <= 25
+    assert small_elements(twice) > 1.9 * small_elements(LLAMA)
 
 
 def test_ranking_puts_what_fits_before_what_is_fast() -> None:

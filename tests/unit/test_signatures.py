@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from enginehouse.core.diagnose_facts import Facts
-from enginehouse.core.diagnose_scan import scan
+from enginehouse.core.diagnose_scan import Digest, scan
 from enginehouse.core.diagnose_signature import Kind, Signature
 from enginehouse.core.diagnose_verdict import Verdict, judge, standing_matches
 from enginehouse.knowledge.patterns import load_book
@@ -41,9 +41,15 @@ def facts_for(signature: Signature) -> Facts:
 
 
 @cache
+def digest_of(signature: Signature) -> Digest:
+    """Return what the scan keeps of a signature's own log."""
+    return scan([read_log(signature).encode()], BOOK)
+
+
+@cache
 def verdict_on(signature: Signature) -> Verdict:
     """Return the whole book's verdict on a signature's own log."""
-    return judge(BOOK, scan([read_log(signature).encode()], BOOK), facts_for(signature))
+    return judge(BOOK, digest_of(signature), facts_for(signature))
 
 
 def causes_of(signature: Signature) -> set[str]:
@@ -70,8 +76,7 @@ def test_no_other_cause_is_read_from_the_same_line_unless_it_was_said_which_wins
     """A second cause on the decisive line must be declared: precedence, overrides, alternative."""
     wrong = {}
     for signature in BOOK.signatures:
-        digest = scan([read_log(signature).encode()], BOOK)
-        standing = standing_matches(BOOK, digest, facts_for(signature))
+        standing = standing_matches(BOOK, digest_of(signature), facts_for(signature))
         for own in (match for match in standing if match.signature.key == signature.key):
             named = {own.cause, *(other.cause for other in own.alternatives)}
             clashes = [m for m in standing if m.line == own.line and m.cause not in named]

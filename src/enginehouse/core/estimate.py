@@ -81,11 +81,19 @@ class MemoryEstimate:
         """Return one part's bytes, 0 where there is none of that name."""
         return _sum(part.bytes for part in self.parts if part.name == name)
 
-    def times(self, factor: float) -> MemoryEstimate:
-        """Return the estimate with every part that cannot be given back scaled by one factor."""
+    def corrected(self, factor: float) -> MemoryEstimate:
+        """Return the estimate whose *resident* memory is `factor` times what it was.
+
+        A correction is learnt from resident memory. File pages are known exactly, so all of the
+        difference goes to the parts that cannot be given back, each by the same share.
+        """
+        needed = self.total.expected
+        if not needed:
+            return self
+        share = max(1 + (factor - 1) * self.resident.expected / needed, 0.0)
         return MemoryEstimate(
             tuple(
-                part if part.is_reclaimable else replace(part, bytes=part.bytes.times(factor))
+                part if part.is_reclaimable else replace(part, bytes=part.bytes.times(share))
                 for part in self.parts
             )
         )

@@ -1,9 +1,9 @@
 """How fast a model will decode and prefill: the roofline, and what is expected below it.
 
 One decoded token reads every active weight once and the KV cache of its sequence, so the memory's
-bandwidth bounds it. Where the engine's own matrix products were measured on this machine (`Rates`),
-the expected figure is a sum of times: each tensor group at the rate of its type, the KV cache, and
-a cost for each layer and token. Without them it is a share of the bound.
+bandwidth bounds it. Where the engine's own operations were measured on this machine (`Rates`), the
+expected figure is a sum of times: each tensor group at the rate of its type, attention at the rate
+of its heads' size, and the small operations between them. Without them it is a share of the bound.
 """
 
 from __future__ import annotations
@@ -12,34 +12,41 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from enginehouse.core.estimate import Range, within
+from enginehouse.core.estimate_kv import padded
 from enginehouse.core.estimate_llama import is_repacked
-from enginehouse.core.model import Model, TensorGroup
+from enginehouse.core.llama_graph import operation_count, small_elements
+from enginehouse.core.model import Block, Model, TensorGroup
 
 USUAL_SHARE = Range(0.3, 0.6, 0.9)
 """Share of the bandwidth's bound that engines reach on memory that is the limit."""
 PREFILL_SHARE = Range(0.2, 0.5, 0.9)
 DECODE_SPREAD, PREFILL_SPREAD = 0.2, 0.3
-LAYER_S, ENTRY_S, PROMPT_LAYER_S = 4.4e-4, 0.0, 2.7e-5
-"""Fitted to three shapes by `./dev bench fit_speed` on two AVX2 cores (docs/fit.md)."""
+PROMPT_TOKENS = 256
+"""The length of prompt that a prefill rate is told for, where nobody says another."""
+ATTENDING = ("full", "sliding", "chunked")
+REPACKED, EXPERTS = " repacked", " experts"
+ATTENTION, SMALL_OPERATIONS, PRODUCTS = "attention ", "small", "products"
+SPLIT_CELLS = 512
+"""From so many cells on the engine splits one token's cache among its threads, each an equal run of
+cells (`ggml_compute_forward_flash_attn_ext_f16` in `ggml/src/ggml-cpu/ops.cpp`)."""
 READ_CLASSES = ("output", "attention", "recurrent", "feed-forward", "experts", "norms", "other")
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured here of an engine's build.
+    """What was measured here of an engine's build, by the names that `rate_names` gives.
 
-    `decode_bytes_per_s` and `prefill_flop_per_s` are those of a matrix product by the weights'
-    type, ` repacked` appended where the engine copies the type into another layout.
-    `layer_s` is the cost of a layer in one step beside its products, `entry_s` that of an entry of
-    the vocabulary in choosing a token, `prompt_layer_s` that of a layer for a prompt's token.
+    A product's name is its weights' type, ` repacked` appended where the engine copies the type
+    into another layout and ` experts` where it is routed; its rates are bytes/s of weights for one
+    token, and operations/s for a batch's tokens. Those of `attention HEADSxKVxSIZE` are
+    multiplications/s; those of `small` are operations/s on a vector for one token, and elements/s;
+    `products` is how many products could start in a second, if they had no weights to read.
     """
 
-    decode_bytes_per_s: dict[str, float] = field(default_factory=dict)
-    prefill_flop_per_s: dict[str, float] = field(default_factory=dict)
+    decode: dict[str, float] = field(default_factory=dict)
+    prefill: dict[str, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = 0.0
-    layer_s: float = LAYER_S
-    entry_s: float = ENTRY_S
-    prompt_layer_s: float = PROMPT_LAYER_S
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,50 +85,104 @@ def estimate_speed(
 
 
 def speed_from_rates(
-    model: Model, rates: Rates, isa: Collection[str], kv_bytes: float = 0.0
-) -> Speed | None:
-    """Predict from measured rates; None where the rate of one of the model's types is missing."""
-    products = product_seconds(model, rates, isa)
-    if products is None or not rates.bandwidth_bytes_per_s:
+    model: Model, rates: Rates, isa: Collection[str], kv_bytes: float = 0.0, cells: int = 0,
+    prompt_tokens: int = PROMPT_TOKENS,
+) -> Speed | None:  # fmt: skip
+    """Predict from measured rates; None where one that the model needs is missing.
+
+    `cells` is how many tokens the sequence has when the token is decoded.
+    """
+    wanted = rate_names(model, isa)
+    if not (rates.bandwidth_bytes_per_s and wanted <= rates.decode.keys() & rates.prefill.keys()):
         return None
-    decode_s, prefill_s = products
-    decode_s += kv_bytes / rates.bandwidth_bytes_per_s
-    prefill_s += model.layers * rates.prompt_layer_s
-    decode_s += model.layers * rates.layer_s + model.vocabulary_size * rates.entry_s
     read = model.bytes_per_token + kv_bytes
     return Speed(
-        decode=within(1.0 / decode_s, DECODE_SPREAD),
-        prefill=within(1.0 / prefill_s, PREFILL_SPREAD),
+        decode=within(1.0 / decode_seconds(model, rates, isa, cells), DECODE_SPREAD),
+        prefill=within(1.0 / prefill_seconds(model, rates, isa, prompt_tokens), PREFILL_SPREAD),
         bound=rates.bandwidth_bytes_per_s / read,
         bytes_per_token=read,
         bandwidth_bytes_per_s=rates.bandwidth_bytes_per_s,
-        basis="this build's matrix products, measured here",
+        basis="this build's operations, measured here",
     )
 
 
-def product_seconds(model: Model, rates: Rates, isa: Collection[str]) -> tuple[float, float] | None:
-    """Return the seconds that one decoded and one prefilled token spend in matrix products.
+def decode_seconds(model: Model, rates: Rates, isa: Collection[str], cells: int) -> float:
+    """Return what one decoded token takes: products, attention, and what lies between.
 
-    None where the rate of one of the model's types is missing.
+    The engine's threads wait for each other after every operation (`ggml_barrier`), and a product
+    starts by fetching what no cache holds: that is what small operations and small weights cost.
     """
-    decode_s, prefill_s = 0.0, 0.0
-    for group in model.groups:
-        share = _active_share(model, group)
-        if not share or group.type == "F32":
-            continue
-        name = rate_name(group, isa)
-        if name not in rates.decode_bytes_per_s or name not in rates.prefill_flop_per_s:
-            return None
-        decode_s += group.bytes * share / rates.decode_bytes_per_s[name]
-        is_head = group.tensor_class == "output" or _is_shared_table(model, group)
-        if not is_head:
-            prefill_s += 2.0 * group.elements * share / rates.prefill_flop_per_s[name]
-    return (decode_s, prefill_s) if decode_s and prefill_s else None
+    groups = _active_groups(model)
+    products = sum(group.bytes * s / rates.decode[rate_name(group, isa)] for group, s in groups)
+    starts = sum(group.tensors for group, _ in groups)
+    attention = sum(
+        _attended(block, shared_cells(block, cells, rates.threads)) / rates.decode[_name(block)]
+        for block in _attending(model)
+    )
+    return (
+        products + attention
+        + starts / rates.decode[PRODUCTS]
+        + (operation_count(model) - starts) / rates.decode[SMALL_OPERATIONS]
+    )  # fmt: skip
+
+
+def shared_cells(block: Block, cells: int, threads: int) -> int:
+    """Return the cells that a layer's attention costs time for.
+
+    In a cache that is split the cells after the last token are empty, so that the thread with the
+    first run has the most to do and the others wait.
+    """
+    seen = min(cells, block.window) if block.window else cells
+    span = padded(seen)
+    return seen if span < SPLIT_CELLS else min(seen, -(-span // threads)) * threads
+
+
+def prefill_seconds(model: Model, rates: Rates, isa: Collection[str], tokens: int) -> float:
+    """Return what a token of a prompt of some tokens takes on average."""
+    products = sum(
+        2.0 * group.elements * share / rates.prefill[rate_name(group, isa)]
+        for group, share in _active_groups(model)
+        if not (group.tensor_class == "output" or _is_shared_table(model, group))
+    )
+    attention = sum(
+        _attended(block, min((tokens + 1) // 2, block.window or tokens))
+        / rates.prefill[_name(block)]
+        for block in _attending(model)
+    )
+    small = small_elements(model) / rates.prefill[SMALL_OPERATIONS]
+    return products + attention + small
+
+
+def rate_names(model: Model, isa: Collection[str]) -> set[str]:
+    """Return the names of the rates that a model's speed is made of."""
+    products = {rate_name(group, isa) for group, _ in _active_groups(model)}
+    attention = {_name(block) for block in _attending(model)}
+    return products | attention | {SMALL_OPERATIONS, PRODUCTS}
 
 
 def rate_name(group: TensorGroup, isa: Collection[str]) -> str:
     """Return the name under which a group's rate is kept."""
-    return f"{group.type} repacked" if is_repacked(group, isa) else group.type
+    layout = REPACKED if is_repacked(group, isa) else ""
+    return f"{group.type}{layout}{EXPERTS if group.tensor_class == 'experts' else ''}"
+
+
+def _name(block: Block) -> str:
+    return f"{ATTENTION}{block.heads}x{max(block.kv_heads, 1)}x{block.key_length}"
+
+
+def _attending(model: Model) -> list[Block]:
+    return [block for block in model.blocks if block.heads and block.kind in ATTENDING]
+
+
+def _attended(block: Block, cells: int) -> int:
+    """Return the multiplications of one token's attention over some cells."""
+    return cells * block.heads * (block.key_length + block.value_length)
+
+
+def _active_groups(model: Model) -> list[tuple[TensorGroup, float]]:
+    """Return the groups that are multiplied with, and the share of each that a token reads."""
+    shares = [(group, _active_share(model, group)) for group in model.groups]
+    return [(group, share) for group, share in shares if share and group.type != "F32"]
 
 
 def _active_share(model: Model, group: TensorGroup) -> float:

@@ -137,7 +137,7 @@ def _llama(
 
     def estimate(tokens: int, sequences: int) -> MemoryEstimate:
         settings = replace(base, context=tokens, slots=sequences)
-        return estimate_llama(model, settings).times(factor)
+        return estimate_llama(model, settings).corrected(factor)
 
     flags = f"--ctx-size {context * request.sequences} --parallel {request.sequences}"
     if kv_type != "f16":
@@ -154,8 +154,10 @@ def _llama(
         reason="",
         most_context=largest_context(estimate, request.sequences, model.context_length, budget),
         most_sequences=most_sequences(estimate, context, budget),
-        speed=_speed(model, machine, uses_gpu, known.rates, 0.0),
-        speed_at_context=_speed(model, machine, uses_gpu, known.rates, _kv_bytes(model, base)),
+        speed=_speed(model, machine, uses_gpu, known.rates, 0.0, 0),
+        speed_at_context=_speed(
+            model, machine, uses_gpu, known.rates, _kv_bytes(model, base), context
+        ),
         correction=known.correction,
         settings=flags,
     )
@@ -177,16 +179,21 @@ def _vllm(model: Model, machine: Machine, request: FitRequest, kv_type: str) -> 
     kv = kv_bytes_per_token(model, kv_type) * context
     return replace(
         row,
-        speed=_speed(model, machine, True, None, 0.0),
-        speed_at_context=_speed(model, machine, True, None, kv),
+        speed=_speed(model, machine, True, None, 0.0, 0),
+        speed_at_context=_speed(model, machine, True, None, kv, context),
     )
 
 
 def _speed(
-    model: Model, machine: Machine, uses_gpu: bool, rates: Rates | None, kv_bytes: float
+    model: Model,
+    machine: Machine,
+    uses_gpu: bool,
+    rates: Rates | None,
+    kv_bytes: float,
+    cells: int,
 ) -> Speed | None:
     if rates is not None and not uses_gpu:
-        measured = speed_from_rates(model, rates, machine.isa, kv_bytes)
+        measured = speed_from_rates(model, rates, machine.isa, kv_bytes, cells)
         if measured is not None:
             return measured
     return estimate_speed(

@@ -15,6 +15,7 @@ from enginehouse.core.graph_memory import Graph, peak_bytes
 from enginehouse.core.model import Block, Model
 
 F32, F16, I32, I64 = 4, 2, 4, 8
+TOKENS = 64
 FUSED_QKV = ("phi3", "phi2", "gptneox", "gpt2", "falcon", "bloom", "mpt", "chatglm", "qwen", "glm4")
 FUSED_GATE = ("phi3", "chatglm", "glm4", "modern-bert")
 SOFT_CAPPED = ("gemma2",)
@@ -39,6 +40,25 @@ class Batch:
 def compute_buffer(model: Model, batch: Batch) -> int:
     """Return the bytes of the compute buffer for the batch."""
     return peak_bytes(_build(Graph(), model, batch).nodes)
+
+
+def operation_count(model: Model) -> int:
+    """Return how many operations one decoded token takes, all layers counted."""
+    nodes = _build(Graph(), model, Batch(1, 1, 256, 256), is_whole=True).nodes
+    return sum(not node.is_input for node in nodes)
+
+
+def small_elements(model: Model) -> float:
+    """Return how many elements the operations beside products and attention write for a token.
+
+    Those are the ones that may overwrite what they read, and each feed-forward's gate.
+    """
+    nodes = _build(Graph(), model, Batch(TOKENS, TOKENS, 256, 256), is_whole=True).nodes
+    written = sum(node.bytes for node in nodes if node.can_overwrite) / F32 / TOKENS
+    gates = sum(block.feed_forward_length for block in model.blocks if not block.expert_bytes)
+    experts = model.experts
+    routed = experts.feed_forward_length * experts.used if experts else 0
+    return written + gates + routed * sum(bool(block.expert_bytes) for block in model.blocks)
 
 
 def _rotations(graph: Graph, model: Model, caches: int) -> int:
@@ -68,7 +88,7 @@ class _Inputs:
     states: int
 
 
-def _build(graph: Graph, model: Model, batch: Batch) -> Graph:
+def _build(graph: Graph, model: Model, batch: Batch, is_whole: bool = False) -> Graph:
     width = model.embedding_length * batch.tokens * F32
     tokens = graph.input(batch.tokens * I32)
     graph.input(width)
@@ -81,7 +101,8 @@ def _build(graph: Graph, model: Model, batch: Batch) -> Graph:
     graph.read(other)
     if model.architecture.startswith("gemma"):
         current = graph.over(width, current)
-    blocks = _representative(tuple(block for block in model.blocks if not block.is_draft))
+    blocks = tuple(block for block in model.blocks if not block.is_draft)
+    blocks = blocks if is_whole else _representative(blocks)
     for number, block in enumerate(blocks):
         is_last = number == len(blocks) - 1
         current = _layer(graph, model, block, batch, inputs, current, outputs if is_last else None)
