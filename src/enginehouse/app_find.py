@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from enginehouse.core.candidate import Build, Candidate, Setting, Settings, settings_of
@@ -76,7 +77,13 @@ def parse_asked(texts: Sequence[str], context: int | None, tunables: Sequence[Tu
                 "settings.unknown_tunable",
                 f"`{text}` is not a setting of a candidate",
                 evidence=tuple(f"{t.name}: {t.summary}" for t in tunables),
-                remedies=("write --set NAME=VALUE with one of these names",),
+                remedies=(
+                    *(
+                        f"--set {near}={value or 'VALUE'}"
+                        for near in get_close_matches(name, known, 1)
+                    ),
+                    "write --set NAME=VALUE with one of these names",
+                ),
             )
         asked[name] = _parse_value(known[name], value)
     return settings_of(asked)

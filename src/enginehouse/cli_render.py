@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
     from enginehouse.core.model import Model
     from enginehouse.core.settings import Settings
-    from enginehouse.core.trial import Trial
+    from enginehouse.core.trial import Diagnosis, Trial
 
 
 def show_json(document: object) -> None:
@@ -123,9 +123,7 @@ def trial_text(trial: Trial) -> str:
     if trial.remedy is not None:
         lines.insert(1, f"  came from  {trial.remedy.describe()}")
     if trial.diagnosis is not None:
-        lines.append(f"  cause      {trial.diagnosis.cause or 'unknown'}")
-        lines += [f"  log {e.line:<7}{e.text}" for e in trial.diagnosis.evidence]
-        lines += [f"  try        {remedy}" for remedy in trial.diagnosis.remedies]
+        lines += _diagnosis_lines(trial.diagnosis)
     if trial.measurement is not None:
         figures = trial.measurement
         for name in ("ttft_s", "itl_s", "tpot_s", "latency_s"):
@@ -142,6 +140,20 @@ def trial_text(trial: Trial) -> str:
         if figures.roofline_share is not None:
             lines.append(f"  roofline   {figures.roofline_share:.0%} of the decode roofline")
     return "\n".join(lines)
+
+
+def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
+    """Show a diagnosis in the words of `explain`."""
+    from enginehouse.core.diagnose_document import page_of
+
+    sure = f" ({diagnosis.confidence})" if diagnosis.confidence else ""
+    lines = [f"  cause      {diagnosis.cause or 'unknown'}{sure}: {diagnosis.title}"]
+    lines += [f"  log {evidence.line:<7}{evidence.text}" for evidence in diagnosis.evidence]
+    lines += [f"  or         {cause}" for cause in diagnosis.alternatives]
+    lines += [f"  try        {remedy}" for remedy in diagnosis.remedies]
+    lines += [f"  source     {source}" for source in diagnosis.sources]
+    page = page_of(diagnosis.cause)
+    return [*lines, f"  more       {page}"] if page else lines
 
 
 def settings_rows(settings: Settings) -> list[dict[str, object]]:

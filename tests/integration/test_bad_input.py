@@ -150,6 +150,17 @@ ROWS = (
     # workload, context
     Row("context too long", "find short.gguf --workload rag", USER, "context.too_long",
         ("256", "workloads that fit"), short_model),
+    Row("context beyond the model", "find short.gguf --context 512", USER, "context.too_long",
+        ("at most 256",), short_model),
+    Row("context under the workload", "find kept.gguf --context 300", USER, "context.too_short",
+        ("352",)),
+    # settings of candidates
+    Row("no such candidate's setting", "find kept.gguf --set kvtype=q8_0", USER,
+        "settings.unknown_tunable", ("--set kv_type=q8_0",)),
+    Row("no number", "up kept.gguf --port 0 --set slots=many", USER, "settings.bad_tunable",
+        ("whole number from 1 on", "many")),
+    Row("no such value", "find kept.gguf --set mmap=maybe", USER, "settings.bad_tunable",
+        ("one of on, off",)),
     # settings: file, line, key, value, wanted type, nearest key
     Row("wrong type", "config show", USER, "settings.wrong_type",
         ("config.toml:2", "gateway.port cannot be 'x'", "wants a whole number"),

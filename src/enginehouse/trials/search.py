@@ -61,7 +61,9 @@ async def search(
 
     for build in builds:
         own: list[Trial] = []
-        while not own or began + budget_s - time.monotonic() > kept_s(trials, budget_s):
+        while not own or began + budget_s - time.monotonic() > (
+            kept_s(trials, budget_s) if base_found(own) else 0
+        ):
             proposal = propose(bench.place(), minimals[build.digest], own)
             if proposal is None:
                 break
@@ -111,6 +113,11 @@ def following_build(proposal: Proposal, trials: Sequence[Trial]) -> Proposal:
         return proposal
     remedy = AppliedRemedy(last.id, last.diagnosis.cause, action, ACTIONS[action])
     return replace(proposal, remedy=remedy, reason=remedy.describe())
+
+
+def base_found(own: Sequence[Trial]) -> bool:
+    """Whether a build has produced a token: until then the budget alone bounds its remedies."""
+    return any(trial.has_measurement for trial in own)
 
 
 def longest_s(trials: Sequence[Trial]) -> float:
