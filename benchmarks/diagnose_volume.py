@@ -93,7 +93,7 @@ def explain(path: Path) -> tuple[float, int, dict[str, Any]]:
     """Run the command on a file; return its seconds, its peak bytes and its answer."""
     program = Path(sys.executable).with_name("enginehouse")
     began = time.perf_counter()
-    process = subprocess.Popen([program, "--json", "explain", path], stdout=subprocess.PIPE)
+    process = subprocess.Popen([program, "explain", path, "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     answer = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
