@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -48,6 +50,9 @@ here_option = click.option("--here", is_flag=True, help="It ran on this machine.
 status_option = click.option(
     "--exit-status", metavar="STATUS", help='How it ended: 1, 137, SIGILL, "139 (SIGSEGV)".'
 )
+cause_option = click.option(
+    "--cause", metavar="CAUSE", help="Read the catalogue's page of a cause, or list a domain's."
+)
 follow_option = click.option(
     "--follow", is_flag=True, help="Run the COMMAND that comes after it, and explain its end."
 )
@@ -61,6 +66,7 @@ def explain(
     here: bool,
     exit_status: str | None,
     follow: bool,
+    cause: str | None,
 ) -> None:
     """Explain a log: the cause of a failure, its evidence, and what to try.
 
@@ -69,19 +75,82 @@ def explain(
     """
     from enginehouse.core.diagnose_facts import ending_of
 
+    if cause is not None:
+        if logs or follow:
+            raise click.UsageError("--cause reads the catalogue; it takes no log")
+        show_cause(call, cause)
+        return
     facts = known_facts(machine, platform, here or follow)
     if exit_status is not None:
         code, signal = ending_of(exit_status)
+        if code is None and not signal:
+            raise click.UsageError(f"--exit-status {exit_status!r}: give 137, SIGILL or the like")
         facts = replace(facts, exit_code=code, signal=signal)
     if follow:
         _explain_command(call, facts)
         return
     if not logs:
         raise click.UsageError("name a log: a file, `-`, or the number of a trial")
-    is_many = len(logs) > 1
-    for log in logs:
-        digest, own_facts = _read(call, log, facts)
-        show(call, _judge(digest, own_facts), log, is_many)
+    if len(logs) > 1:
+        _explain_many(call, logs, facts)
+        return
+    digest, own_facts = _read(call, logs[0], facts)
+    show(call, _judge(digest, own_facts), logs[0], False)
+
+
+def _explain_many(call: Call, logs: tuple[str, ...], facts: Facts) -> None:
+    """Explain each log; one that cannot be read is reported in its place, and the others go on."""
+    import msgspec
+
+    from enginehouse.cli_render import show_error
+
+    exit_code = 0
+    for place, log in enumerate(logs):
+        if place and not call.as_json:
+            click.echo()
+        try:
+            digest, own_facts = _read(call, log, facts)
+        except UserError as problem:
+            exit_code = problem.exit_code
+            if call.as_json:
+                document = {"log": log, "error": problem.report}
+                click.echo(msgspec.json.encode(document).decode())
+            else:
+                show_error(problem.report, False)
+            continue
+        show(call, _judge(digest, own_facts), log, True)
+    click.get_current_context().exit(exit_code)
+
+
+def show_cause(call: Call, cause: str) -> None:
+    """Show a cause's page, or the causes of a domain such as `memory` or `memory.jetson`.
+
+    Raises:
+        UserError: `cause.unknown`.
+    """
+    from enginehouse.core.diagnose_catalogue import page_document, page_markdown
+    from enginehouse.core.diagnose_document import page_of
+    from enginehouse.knowledge.causes import load_pages
+
+    pages = load_pages()
+    if page := pages.get(cause):
+        document = page_document(page) | {"page": page_of(cause)}
+        call.show(document, lambda: page_markdown(page, is_linked=False).rstrip())
+        return
+    listed = [page for name, page in pages.items() if name.startswith(cause.rstrip(".") + ".")]
+    if not listed:
+        near = difflib.get_close_matches(cause, pages, 3, cutoff=0.5)
+        raise UserError(
+            "cause.unknown",
+            f"there is no cause {cause}",
+            evidence=(f"the catalogue has {len(pages)} causes",),
+            remedies=tuple(f"{PROGRAM} explain --cause {name}" for name in near or ("memory",)),
+        )
+    width = max(len(page.cause) for page in listed)
+    call.show(
+        [{"cause": page.cause, "meaning": page.prose.meaning} for page in listed],
+        lambda: "\n".join(f"{page.cause:<{width}}  {page.prose.meaning}" for page in listed),
+    )
 
 
 def known_facts(machine: Path | None, platform: str | None, is_here: bool) -> Facts:
@@ -136,7 +205,23 @@ def _read(call: Call, log: str, facts: Facts) -> tuple[Digest, Facts]:
     path = log
     if log.isdigit() and not Path(log).exists():
         path, facts = _trial(call, int(log), facts)
-    return scan(read_log(path), load_book()), facts
+    return scan(_text_of(log, read_log(path)), load_book()), facts
+
+
+def _text_of(log: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Hand on a log's blocks, unless the first one shows that it is no text."""
+    from enginehouse.core.diagnose_lines import is_binary
+
+    first = next(blocks, b"")
+    if is_binary(first):
+        raise UserError(
+            "log.binary",
+            f"{log} is not a log: it is a binary file",
+            evidence=(f"it begins with {first[:8]!r}",),
+            remedies=("give what the engine wrote: its output, its log file, or the journal",),
+        )
+    yield first
+    yield from blocks
 
 
 def _trial(call: Call, trial_id: int, facts: Facts) -> tuple[str, Facts]:
@@ -189,6 +274,7 @@ def _explain_command(call: Call, facts: Facts) -> None:
     ended = follow(command, take)
     facts = replace(facts, exit_code=ended.exit_code, signal=ended.signal)
     show(call, _judge(scanner.finish(), facts), " ".join(command), False)
+    click.get_current_context().exit(ended.status)
 
 
 def show(call: Call, verdict: Verdict, log: str, is_many: bool) -> None:
@@ -196,12 +282,15 @@ def show(call: Call, verdict: Verdict, log: str, is_many: bool) -> None:
     import msgspec
 
     from enginehouse.core.diagnose_document import as_document, as_text
+    from enginehouse.knowledge.causes import meaning_of
 
     today = date.today().isoformat()
+    meaning = meaning_of(verdict.cause)
+    document = as_document(verdict, log, today, meaning)
     if call.as_json and is_many:
-        click.echo(msgspec.json.encode(as_document(verdict, log, today)).decode())
+        click.echo(msgspec.json.encode(document).decode())
     else:
-        call.show(as_document(verdict, log, today), lambda: as_text(verdict, log, today))
+        call.show(document, lambda: as_text(verdict, log, today, meaning))
 
 
 def register(group: click.Group) -> None:
@@ -210,7 +299,7 @@ def register(group: click.Group) -> None:
 
     function = explain
     for option in (
-        follow_option, status_option, here_option, platform_option, machine_option,
+        follow_option, cause_option, status_option, here_option, platform_option, machine_option,
         click.argument("logs", nargs=-1, metavar="[LOG]..."),
     ):  # fmt: skip
         function = option(function)

@@ -6,9 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enginehouse.core.diagnose import BURST_BYTES, diagnose
+from enginehouse.core.diagnose_facts import SIGNAL_NUMBERS, Facts
+from enginehouse.core.diagnose_scan import scan
 from enginehouse.core.diagnose_signature import Signature, When
+from enginehouse.core.diagnose_verdict import EXCERPT_LINES, Verdict, judge
 from enginehouse.core.machine import Machine
 from enginehouse.core.trial import Diagnosis, MemorySample, Outcome, Stage
 from enginehouse.knowledge.patterns import SignatureBook
@@ -191,3 +196,77 @@ def test_a_giant_line_is_matched_by_its_ends_and_cut_in_the_evidence() -> None:
     assert explain(("x" * 1_000_000 + " boom",), BOOM).cause == BOOM.cause
     middle = "x" * 500_000
     assert explain((f"{middle} boom {middle}",), BOOM).cause is None
+
+
+FAILED = [o for o in Outcome if o not in (Outcome.MEASURED, Outcome.RUNNING)]
+ENDINGS = [(None, None), (0, None), (1, None), (137, None)] + [
+    (None, name) for name in sorted(SIGNAL_NUMBERS.values())
+]
+LOGS = st.one_of(
+    st.just(()),
+    st.lists(st.text(max_size=60), max_size=12),
+    st.lists(
+        st.sampled_from(["boom", "Error: x", "Killed", "\x1b[31m", "\r", "ready"]), max_size=9
+    ),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(log=LOGS)
+def test_every_outcome_in_every_stage_has_an_answer(log: Sequence[str]) -> None:
+    """Each outcome x stage x ending has a title; what is known has remedies, what is not none."""
+    book = SignatureBook([BOOM])
+    for outcome in FAILED:
+        for stage in Stage:
+            for code, signal in ENDINGS:
+                for memory in ((), SHORT):
+                    found = diagnose(
+                        outcome=outcome, exit_code=code, signal=signal, stage=stage, log=log,
+                        memory=memory, machine=None, book=book, detail="",
+                    )  # fmt: skip
+                    assert found.title.strip()
+                    assert (found.cause is None) == (found.confidence in ("", "unknown")), found
+                    assert found.cause is None or found.remedies
+
+
+def verdict_on(log: str, *signatures: Signature, exit_code: int | None = None) -> Verdict:
+    """Judge a log of which nothing else is known."""
+    book = SignatureBook(signatures)
+    return judge(book, scan([log.encode()], book), Facts(exit_code=exit_code))
+
+
+BENIGN = "misleading.benign_warning"
+HARMLESS = signature_of(
+    "vllm",
+    "harmless",
+    {**GOOD, "kind": "benign", "all_of": ["looks bad"], "cause": BENIGN},
+    CAUSES | {BENIGN},
+)
+
+
+def test_a_harmless_line_is_the_answer_only_where_it_is_the_question() -> None:
+    """An excerpt around it asks what it means; in a whole run's log it is no diagnosis."""
+    alone = verdict_on("W looks bad", HARMLESS)
+    assert (alone.cause, alone.has_failed) == ("misleading.benign_warning", False)
+    run = verdict_on("fine\n" * EXCERPT_LINES + "W looks bad", HARMLESS)
+    assert (run.cause, run.has_failed, run.remedies) == (None, False, ())
+    assert [line.says for line in run.misleading] == [HARMLESS.title]
+    assert "harmless" in run.title
+
+
+def test_a_harmless_line_explains_no_failure() -> None:
+    """Where the ending or an error says that something failed, the harmless line is not it."""
+    for log, code in (("W looks bad", 1), ("W looks bad\nRuntimeError: it broke", None)):
+        found = verdict_on(log, HARMLESS, exit_code=code)
+        assert (found.cause, found.has_failed) == (None, True)
+        assert found.misleading
+
+
+def test_a_line_that_speaks_of_trouble_is_shown_when_nothing_says_how_it_ended() -> None:
+    """Neither called a failure nor called fine: the line is shown, and what would decide."""
+    found = verdict_on("a\n" * 30 + "the widget failed: code 77\n" + "b\n" * 30)
+    assert (found.cause, found.has_failed, found.may_have_failed) == (None, False, True)
+    assert found.evidence[0].text == "the widget failed: code 77"
+    assert "--exit-status" in found.notes[0]
+    assert verdict_on("").notes
+    assert verdict_on("all is fine").title == "the log shows no failure"

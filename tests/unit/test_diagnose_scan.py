@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginehouse.core.diagnose_facts import Facts
-from enginehouse.core.diagnose_scan import MOST_HITS, TAIL_LINES, Digest, scan
+from enginehouse.core.diagnose_scan import MOST_HITS, MOST_VAIN, TAIL_LINES, Digest, scan
 from enginehouse.core.diagnose_verdict import judge
 from enginehouse.knowledge.patterns import SignatureBook, load_book
 from enginehouse.knowledge.signatures_loader import load_causes, signature_of
+from tests.unit.test_signature_schema import CAUSES, GOOD
 
 BOOM = signature_of(
     "vllm",
@@ -126,3 +128,25 @@ def test_a_giant_line_costs_no_more_than_a_long_one(line: bytes) -> None:
     """What patterns see of a line is bounded, so a hundred giant lines are read in moments."""
     verdict = judge(load_book(), scan([line + b"\n"] * 20, load_book()), Facts(exit_code=1))
     assert all(len(e.text) <= 300 for e in verdict.evidence)
+
+
+def test_a_pattern_that_only_raw_lines_hold_is_given_up_and_the_end_still_read() -> None:
+    """An anchored pattern that never fits a line without its prefix is not tried on every line."""
+    book = load_book_of("^boom")
+    tries = 0
+    captures = book.captures
+
+    def counted(id: int, text: str) -> Mapping[str, str] | None:
+        nonlocal tries
+        tries += 1
+        return captures(id, text)
+
+    book.captures = counted  # type: ignore[method-assign]
+    digest = scan([b"not at the start: boom\n" * 50_000, b"boom\n"], book)
+    assert tries < MOST_VAIN + 50_000 // 10
+    assert [line.number for line in digest.of(book.id_of("^boom"))] == [50_001]
+
+
+def load_book_of(pattern: str) -> SignatureBook:
+    """Return a book of one signature with one pattern."""
+    return SignatureBook([signature_of("vllm", "s", GOOD | {"all_of": [pattern]}, CAUSES)])

@@ -24,14 +24,15 @@ checked = {date}
 """
 
 
-def as_document(verdict: Verdict, log: str, today: str) -> dict[str, object]:
-    """Return a verdict as plain data; the keys are a contract."""
+def as_document(verdict: Verdict, log: str, today: str, meaning: str = "") -> dict[str, object]:
+    """Return a verdict as plain data; the keys are a contract. `meaning` is the cause's."""
     return {
         "log": log,
         "failed": verdict.has_failed,
         "cause": verdict.cause,
         "confidence": verdict.confidence.value,
         "title": verdict.title,
+        "meaning": meaning,
         "alternatives": [{"cause": o.cause, "decide": o.decide} for o in verdict.alternatives],
         "evidence": [{"line": e.line, "text": e.text} for e in verdict.evidence],
         "misleading": [
@@ -52,19 +53,22 @@ def page_of(cause: str | None) -> str | None:
     return f"{PAGES}/{cause}.md" if cause else None
 
 
-def as_text(verdict: Verdict, log: str, today: str) -> str:
+def as_text(verdict: Verdict, log: str, today: str, meaning: str = "") -> str:
     """Return a verdict for a reader."""
     lines = [f"{log}: {_headline(verdict)}"]
     if verdict.cause:
         lines.append(_row("what", verdict.title))
-    lines += _rows("evidence", [_quoted(e) for e in verdict.evidence])
+        label = "would mean" if verdict.confidence is Confidence.LOW else "means"
+        lines += _rows(label, [meaning] if meaning else [])
+    lines += _rows("evidence" if verdict.cause else "the log", _quotes(verdict))
     lines += _rows("not this", [f"line {m.line}: {m.text}\n{m.says}" for m in verdict.misleading])
     lines += _rows("or", [f"{o.cause}: {o.decide}" for o in verdict.alternatives])
     lines += _rows("try", [f"{n}. {text}" for n, text in enumerate(verdict.remedies, start=1)])
     lines += _rows("note", verdict.notes)
     lines += _rows("source", verdict.sources)
     if verdict.cause:
-        lines.append(_row("more", f"{page_of(verdict.cause)} ({verdict.signature})"))
+        lines.append(_row("more", f"enginehouse explain --cause {verdict.cause}"))
+        lines.append(_row("", f"{page_of(verdict.cause)}, signature {verdict.signature}"))
     if stub := stub_for(verdict, today):
         lines += ["", "A signature for it could begin so (docs/diagnose.md):", "", stub.rstrip()]
     return "\n".join(lines)
@@ -74,6 +78,10 @@ def _headline(verdict: Verdict) -> str:
     if verdict.cause:
         return f"{verdict.cause} ({verdict.confidence.value})"
     return verdict.title
+
+
+def _quotes(verdict: Verdict) -> list[str]:
+    return [_quoted(evidence) for evidence in verdict.evidence]
 
 
 def _quoted(evidence: Evidence) -> str:
@@ -90,10 +98,11 @@ def _row(label: str, text: str) -> str:
 
 def stub_for(verdict: Verdict, today: str) -> str | None:
     """Return the start of a signature for an unknown failure, None where nothing is unknown."""
-    is_unknown = verdict.has_failed and verdict.cause is None and verdict.evidence
+    is_unknown = verdict.may_have_failed and verdict.cause is None and verdict.evidence
     if not is_unknown or verdict.confidence is not Confidence.UNKNOWN:
         return None
-    text = verdict.evidence[0].text.replace("'''", "'' '")
+    first = verdict.trouble or verdict.evidence[0]
+    text = first.text.replace("'''", "'' '")
     return STUB.format(pattern=pattern_of(text), example=text, date=today)
 
 

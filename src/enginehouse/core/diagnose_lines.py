@@ -109,6 +109,24 @@ class Line:
     who: str = ""
 
 
+BINARY_SAMPLE_BYTES = 64 << 10
+BINARY_SHARE = 0.05
+"""Of control characters (NULs aside, which UTF-16 and crashed logs hold) that no log has."""
+TEXT_CONTROLS = bytes((7, 8, 9, 10, 12, 13, 27))
+
+
+def is_binary(start: bytes) -> bool:
+    """Whether a file that starts so is no text: a model, a program, an archive, a core dump."""
+    if start[:4] in (b"GGUF", b"\x7fELF", b"PK\x03\x04"):
+        return True
+    sample = start[:BINARY_SAMPLE_BYTES].replace(b"\x00", b"")
+    controls = len(sample) - len(sample.translate(None, CONTROLS))
+    return controls > BINARY_SHARE * len(sample)
+
+
+CONTROLS = bytes(set(range(1, 32)) - set(TEXT_CONTROLS))
+
+
 def normalise(number: int, raw: bytes) -> Line:
     """Return a line without colours and prefixes, with its writer and its role."""
     if b"\x1b" in raw:

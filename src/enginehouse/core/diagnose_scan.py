@@ -23,11 +23,16 @@ MOST_LINE_BYTES = 4000
 """Of a line that patterns see: its first 3000 and its last 1000 bytes."""
 MOST_HITS = 60
 """Of one pattern that are kept before the log's end."""
+MOST_VAIN = 300
+"""Lines in which a pattern is found raw, but not once the prefixes are off (`^`, `$`), before it is
+left out; only the log's last lines are then searched for it."""
 MOST_SEGMENTS = 20
 """Of a line that a progress bar wrote over and over (carriage returns): the last ones."""
 TAIL_LINES = 300
 WASTEFUL = 100
-"""Lines of one block that were looked at for patterns already found often enough."""
+"""Lines that were looked at for patterns already found often enough, before these are left out."""
+WASTED_BLOCKS = 8
+"""Blocks in which only such patterns were found that count as much as `WASTEFUL` lines."""
 
 STRUCTURE: Mapping[str, str] = {
     "trouble": (
@@ -167,6 +172,8 @@ class Scanner:
         self._rest = b""
         self._tail: deque[tuple[int, bytes]] = deque(maxlen=TAIL_LINES)
         self._full: set[int] = set()
+        self._vain: dict[int, int] = {}
+        self._wasted = 0
         self._left_out: frozenset[int] = frozenset()
         self._set = book.set_without(frozenset())
         self._scanned = 0
@@ -214,11 +221,15 @@ class Scanner:
         count = block.count(b"\n")
         self.digest.lines += count
         self._keep_tail(block, before, count)
-        if self._set.matches(block):
-            wasted = self._pieces(block, before)
-            if wasted > WASTEFUL:
-                self._left_out = frozenset(self._full)
-                self._set = self.book.set_without(self._left_out)
+        found = self._set.matches(block)
+        if self._has_wanted(found):
+            self._wasted += self._pieces(block, before)
+        elif found:
+            self._wasted += WASTEFUL // WASTED_BLOCKS
+        if self._wasted > WASTEFUL and len(self._full) > len(self._left_out):
+            self._wasted = 0
+            self._left_out = frozenset(self._full)
+            self._set = self.book.set_without(self._left_out)
         self._scanned = self.digest.lines
 
     def _keep_tail(self, block: bytes, before: int, count: int) -> None:
@@ -236,13 +247,17 @@ class Scanner:
             )
             piece = block[start:end]
             start = end
-            if len(piece) > PIECE_BYTES or self._set.matches(piece):
+            if len(piece) > PIECE_BYTES or self._has_wanted(self._set.matches(piece)):
                 for raw in piece.split(b"\n")[:-1]:
                     number += 1
                     wasted += not self._line(number, _shorten(raw), self._set)
             else:
                 number += piece.count(b"\n")
         return wasted
+
+    def _has_wanted(self, found: Sequence[int]) -> bool:
+        """Whether a pattern was found that was not yet found often enough."""
+        return any(id not in self._full for id in found)
 
     def _line(
         self, number: int, raw: bytes, patterns: PatternSet, keep_always: bool = False
@@ -267,6 +282,10 @@ class Scanner:
             if self.book.captures(id, line.text) is not None:
                 kept.append(line)
                 if len(kept) >= MOST_HITS:
+                    self._full.add(id)
+            else:
+                self._vain[id] = self._vain.get(id, 0) + 1
+                if self._vain[id] >= MOST_VAIN:
                     self._full.add(id)
 
 

@@ -23,6 +23,9 @@ MOST_CHARACTERS = 300
 """Of an evidence line that are kept."""
 MOST_ALTERNATIVES = 8
 TAIL_LINES = 8
+LAST_WORDS = 3
+EXCERPT_LINES = 10
+"""Of which a harmless line is what the reader asks about; a longer log tells of a whole run."""
 UNKNOWN = Confidence.UNKNOWN
 BASELESS = 2
 """The rank from which a role says so little that the verdict is a guess."""
@@ -64,11 +67,18 @@ class Verdict:
     has_failed: bool = True
     decided_by: int = 0
     """The decisive line; 0 where the ending alone decided."""
+    trouble: Evidence | None = None
+    """Of an unknown failure: the line that most likely says what failed."""
 
     @property
     def is_told_by_the_log(self) -> bool:
         """Whether a line of the log decided it, and not the ending alone."""
         return self.decided_by > 0
+
+    @property
+    def may_have_failed(self) -> bool:
+        """Whether it failed, or a line speaks of trouble and nothing says that all went well."""
+        return self.has_failed or self.trouble is not None
 
 
 def judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
@@ -82,11 +92,18 @@ def judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
     misleading = _misleading(book, digest, matches, standing)
     notes = tuple(m.title for m in matches if m.signature.kind is Kind.DEGRADED)
     if standing:
-        return _named(standing, misleading, notes)
+        verdict = _named(standing, misleading, notes)
+        return verdict if verdict.evidence else replace(verdict, evidence=_last_words(digest))
     if has_succeeded(digest, facts) and not _last_word(book, digest, facts):
         title = "the log shows a start that went well, and no failure after it"
         return Verdict(None, UNKNOWN, title, misleading=misleading, notes=notes, has_failed=False)
     return _lesser(book, digest, facts, matches, misleading)
+
+
+def _last_words(digest: Digest) -> tuple[Evidence, ...]:
+    """Return the log's last lines: what stood there when the ending alone says what happened."""
+    written = [line for line in digest.tail if line.text.strip()][-LAST_WORDS:]
+    return tuple(Evidence(n.number, n.text.strip()[:MOST_CHARACTERS]) for n in written)
 
 
 def standing_matches(book: Book, digest: Digest, facts: Facts) -> list[Match]:
@@ -214,20 +231,23 @@ def _lesser(
     misleading: tuple[Misled, ...],
 ) -> Verdict:
     """No failure fits: what runs but badly, what only looks bad, an echo, or the unknown."""
+    has_failed = facts.has_failed or _is_loud(book, digest)
     last_word = _last_word(book, digest, facts)
     for kind in (Kind.DEGRADED, Kind.BENIGN):
         group = [match for match in matches if match.signature.kind is kind]
-        if group and not last_word and not facts.has_failed:
+        may_be_named = kind is Kind.DEGRADED or (not has_failed and digest.lines <= EXCERPT_LINES)
+        if group and may_be_named and not last_word and not facts.has_failed:
             verdict = _named(sorted(group, key=_order), (), ())
             return replace(verdict, misleading=misleading, has_failed=kind is Kind.DEGRADED)
     echoes = sorted((m for m in matches if m.signature.kind is Kind.ECHO), key=_order)
     shown = _part_that_matters(book, digest)
     if not echoes:
-        has_failed = facts.has_failed or any(line.role in LOUD for line in _troubles(book, digest))
-        title = _unknown_title(facts, digest, has_failed)
+        trouble = _trouble(book, digest)
+        title = _unknown_title(facts, digest, has_failed, bool(misleading), trouble)
         return Verdict(
-            None, UNKNOWN, title, evidence=shown, misleading=misleading, has_failed=has_failed
-        )
+            None, UNKNOWN, title, evidence=shown, misleading=misleading, has_failed=has_failed,
+            notes=_advice(facts, digest, has_failed, trouble), trouble=trouble,
+        )  # fmt: skip
     echo = echoes[0]
     return Verdict(
         cause=echo.cause or None,
@@ -245,38 +265,78 @@ def _lesser(
 
 def _last_word(book: Book, digest: Digest, facts: Facts) -> Line | None:
     """Return a line that says that something failed and that no benign signature explains."""
-    benign = {
-        line.number
-        for signature in book.candidates(digest.hits)
-        if signature.kind in (Kind.BENIGN, Kind.DEGRADED)
-        for pattern in (*signature.all_of, *signature.any_of)
-        for line in digest.of(book.id_of(pattern))
-    }
+    harmless = _harmless_lines(book, digest)
     return next(
         (
             line
             for line in _troubles(book, digest)
             if line.role in (Role.EXCEPTION, Role.EXIT, Role.KERNEL)
-            and line.number not in benign
+            and line.number not in harmless
             and not is_survived(line, digest, facts)
         ),
         None,
     )
 
 
-def _unknown_title(facts: Facts, digest: Digest, has_failed: bool) -> str:
+def _harmless_lines(book: Book, digest: Digest) -> set[int]:
+    """Return the lines that a benign or a degraded signature explains."""
+    return {
+        line.number
+        for signature in book.candidates(digest.hits)
+        if signature.kind in (Kind.BENIGN, Kind.DEGRADED)
+        for pattern in (*signature.all_of, *signature.any_of)
+        for line in digest.of(book.id_of(pattern))
+    }
+
+
+def _is_loud(book: Book, digest: Digest) -> bool:
+    """Whether a line that nothing explains as harmless says that something failed."""
+    harmless = _harmless_lines(book, digest)
+    troubles = _troubles(book, digest)
+    return any(line.role in LOUD and line.number not in harmless for line in troubles)
+
+
+def _trouble(book: Book, digest: Digest) -> Evidence | None:
+    """Return the line that most likely says what failed: the first error, else any such word."""
+    harmless = _harmless_lines(book, digest)
+    lines = [line for line in _troubles(book, digest) if line.number not in harmless]
+    loud = [line for line in lines if line.role in (Role.ERROR, Role.EXCEPTION, Role.KERNEL)]
+    plain = [line for line in lines if line.role in (Role.PLAIN, Role.EXIT)]
+    for line in (*loud, *plain):
+        return Evidence(line.number, line.text.strip()[:MOST_CHARACTERS])
+    return None
+
+
+def _advice(
+    facts: Facts, digest: Digest, has_failed: bool, trouble: Evidence | None
+) -> tuple[str, ...]:
+    """Say what would tell more, where the log tells little."""
     if not digest.lines:
-        return "the log is empty"
+        return ("see whether the engine's standard error was kept too, or look into the journal",)
+    if not has_failed and trouble and facts.exit_code is None:
+        return ("if it failed, say how it ended (--exit-status): that may decide",)
+    return ()
+
+
+def _unknown_title(
+    facts: Facts, digest: Digest, has_failed: bool, is_misleading: bool, trouble: Evidence | None
+) -> str:
+    end = facts.signal or (f"exit code {facts.exit_code}" if facts.exit_code is not None else "")
+    if not digest.lines:
+        return f"the log is empty{f'; it ended with {end}' if has_failed and end else ''}"
+    if not has_failed and trouble:
+        return f"unknown: line {trouble.line} speaks of trouble, but not of how it ended"
+    if not has_failed and is_misleading:
+        return "the log shows no failure; what looks like one is harmless"
     if not has_failed:
         return "the log shows no failure"
-    end = facts.signal or (f"exit code {facts.exit_code}" if facts.exit_code is not None else "")
     return f"unknown: no signature fits{f'; it ended with {end}' if end else ''}"
 
 
 def _part_that_matters(book: Book, digest: Digest) -> tuple[Evidence, ...]:
     """Return the first error, the first and the last exception, the ending, and the log's end."""
     troubles = _troubles(book, digest)
-    picked: list[Line] = []
+    picked = [line for line in troubles if line.role is Role.PLAIN][:1]
     for roles in ((Role.ERROR, Role.EXCEPTION, Role.KERNEL), (Role.EXCEPTION,)):
         picked += [line for line in troubles if line.role in roles][:1]
     picked += [line for line in troubles if line.role is Role.EXCEPTION][-1:]

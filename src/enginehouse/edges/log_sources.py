@@ -22,6 +22,11 @@ class Ended:
     exit_code: int | None
     signal: str
 
+    @property
+    def status(self) -> int:
+        """The exit status that a shell would show: 128 and the number for a signal."""
+        return 128 + signal.Signals[self.signal] if self.signal else self.exit_code or 0
+
 
 def read_log(path: str) -> Iterator[bytes]:
     """Yield a log's bytes, a block at a time; `-` is the standard input.
