@@ -155,7 +155,7 @@ CASES = (
     Case("SIGILL", "cpu.isa_unsupported", "listening", ends_by=signal.SIGILL),
     Case("SIGKILL", "memory.host.oom_killed", "", ends_by=signal.SIGKILL),
 )  # fmt: skip
-NOT_ONE = {"the socket is there", "SIGSEGV", "SIGABRT", "SIGKILL"}
+NOT_ONE = {"no memory for it", "the socket is there", "SIGSEGV", "SIGABRT", "SIGKILL"}
 """The text cannot tell: the cause must be named, first or as what it may also be."""
 
 
