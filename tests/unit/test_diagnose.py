@@ -36,6 +36,7 @@ def explain(
     memory: Sequence[MemorySample] = (),
     machine: Machine = MACHINE,
     detail: str = "",
+    kernel_says: str = "",
 ) -> Diagnosis:
     """Diagnose an engine that ended with exit code 1 while loading, unless told otherwise."""
     return diagnose(
@@ -48,6 +49,7 @@ def explain(
         machine=machine,
         book=SignatureBook(signatures),
         detail=detail,
+        kernel_says=kernel_says,
     )
 
 
@@ -128,10 +130,27 @@ def test_sigkill_is_likely_a_lack_of_memory_and_says_only_likely() -> None:
 
 
 def test_sigkill_with_plenty_of_memory_is_not_blamed_on_memory() -> None:
-    """A kill while more was available than an engine can take between two samples has no cause."""
+    """A kill while more was available than an engine can soon take came from outside."""
     found = explain(signal="SIGKILL", memory=PLENTY)
-    assert found.cause is None
+    assert (found.cause, found.confidence) == ("system.stopped_from_outside", "low")
+    assert found.alternatives == ("memory.host.oom_killed",)
     assert "though memory was not short" in found.title
+
+
+def test_sigkill_is_for_certain_the_kernels_when_the_cgroup_says_so() -> None:
+    """The cgroup's own count of kills decides, whatever the machine had available."""
+    said = "/sys/fs/cgroup/x/memory.events: oom_kill 0 before, 1 after"
+    found = explain(signal="SIGKILL", memory=PLENTY, kernel_says=said)
+    assert (found.cause, found.confidence) == ("memory.host.oom_killed", "certain")
+    assert [line.text for line in found.evidence] == [said]
+    assert explain(signal="SIGSEGV", memory=PLENTY, kernel_says=said).confidence != "certain"
+
+
+def test_an_engine_that_never_started_is_explained_by_what_its_start_was_refused_with() -> None:
+    """There is no log then; the refusal is read like one."""
+    anywhere = dataclasses.replace(BOOM, when=When())
+    found = explain((), anywhere, stage=Stage.START, detail="boom, says the kernel")
+    assert found.cause == BOOM.cause
 
 
 def test_sigkill_under_a_memory_limit_may_be_memory_although_much_was_available() -> None:

@@ -38,8 +38,12 @@ def diagnose(
     machine: Machine | None,
     book: Book,
     detail: str,
+    kernel_says: str = "",
 ) -> Diagnosis:
     """Return the cause of a failed trial; `cause` is None, with the log's part, when unknown.
+
+    `kernel_says` is what shows that the kernel's memory killer struck in the engine's cgroup. An
+    engine that never started has no log: then what its start was refused with is read.
 
     Raises:
         ValueError: when the trial did not fail.
@@ -52,9 +56,13 @@ def diagnose(
         return Diagnosis(None, detail or "interrupted", _tail(log))
     facts = facts_of_machine(machine) if machine is not None else Facts()
     facts = replace(facts, exit_code=exit_code, signal=signal or "", outcome=outcome, stage=stage)
+    if stage is Stage.START and not log:
+        log = (detail,)
     verdict = judge(book, scan([_bytes(log)], book), facts)
     if outcome is Outcome.TIMED_OUT:
         return _timed_out(stage, detail, log) if verdict.cause is None else as_diagnosis(verdict)
+    if signal == "SIGKILL" and kernel_says:
+        return _killed_in_cgroup(memory, kernel_says)
     if signal == "SIGKILL" and (verdict.cause is None or not verdict.is_told_by_the_log):
         return _killed(memory, machine, log)
     if signal == "SIGILL" and not (verdict.cause or "").startswith("cpu."):
@@ -128,6 +136,22 @@ def _illegal_instruction(log: Sequence[str]) -> Diagnosis:
     )
 
 
+def _killed_in_cgroup(memory: Sequence[MemorySample], kernel_says: str) -> Diagnosis:
+    held = f"; the engine held {_mib(_held(memory[-1]))} when last seen" if memory else ""
+    return Diagnosis(
+        "memory.host.oom_killed",
+        f"killed by the kernel for want of memory in its cgroup{held}",
+        (Evidence(0, kernel_says),),
+        (
+            "raise the memory limit of the container or service",
+            "use less context or fewer slots, or a smaller quantization",
+        ),
+        ("https://docs.kernel.org/admin-guide/cgroup-v2.html",),
+        confidence=Confidence.CERTAIN.value,
+        actions=("shorter-context", "fewer-sequences", "quantized-kv", "smaller-quantization"),
+    )
+
+
 def _killed(
     memory: Sequence[MemorySample], machine: Machine | None, log: Sequence[str]
 ) -> Diagnosis:
@@ -142,7 +166,14 @@ def _killed(
         is_limited = machine is None or machine.memory_limit_bytes is not None
         if last.available_bytes > BURST_BYTES and not is_limited:
             title = f"killed from outside (SIGKILL), though memory was not short: {facts}"
-            return Diagnosis(None, title, _tail(log), (look, "find out who ends processes here"))
+            return Diagnosis(
+                "system.stopped_from_outside",
+                title,
+                _tail(log),
+                (look, "find out who ends processes here"),
+                confidence=Confidence.LOW.value,
+                alternatives=("memory.host.oom_killed",),
+            )
     else:
         facts = "no memory sample was taken before"
     return Diagnosis(
@@ -151,6 +182,7 @@ def _killed(
         _tail(log),
         (look, "use less context or fewer slots", "end programs that hold memory"),
         confidence=Confidence.LOW.value,
+        alternatives=("system.stopped_from_outside",),
         actions=("shorter-context", "fewer-sequences", "smaller-quantization"),
     )
 

@@ -19,6 +19,9 @@ from enginehouse.edges.paths import cache_dir
 
 ENGINE = "llama.cpp"
 VERSION_LIMIT_S = 10
+VERSION = re.compile(r"version:\s*(?:(\d+)\s*\((\w+)\)|\S+ \(build (\d+), commit (\w+)\))")
+"""As llama-server prints it: `version: 11434 (abc123)`, and `version: 0.6.0 (build 11549, commit
+abc123)` since llama.cpp numbers its releases."""
 
 
 def find_builds(llama_server: str = "") -> tuple[Build, ...]:
@@ -62,7 +65,7 @@ def _binary(named: str) -> Build | None:
             )
         return None
     text = _run_version(program)
-    version = re.search(r"version:\s*(\d+)\s*\((\w+)\)", text)
+    version = VERSION.search(text)
     if version is None:
         if not named:
             return None
@@ -75,7 +78,7 @@ def _binary(named: str) -> Build | None:
     return Build(
         engine=ENGINE,
         kind="binary",
-        version=f"b{version[1]} ({version[2]})",
+        version=f"b{version[1] or version[3]} ({version[2] or version[4]})",
         digest=digest_file(Path(program)),
         command=(program,),
         path=program,

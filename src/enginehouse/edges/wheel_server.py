@@ -44,6 +44,11 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--fit", choices=("on", "off"))
     parser.add_argument("--kv-unified", action="store_true")
+    parser.add_argument("--n-gpu-layers", type=int)
+    parser.add_argument("--no-mmap", action="store_true")
+    parser.add_argument("--mlock", action="store_true")
+    parser.add_argument("--chat-template", default="")
+    parser.add_argument("--jinja", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--no-webui", action="store_true")
@@ -66,6 +71,7 @@ def build_params(flags: argparse.Namespace) -> Any:
         "n_batch": flags.batch_size,
         "n_ubatch": flags.ubatch_size,
         "cache_ram_mib": flags.cache_ram,
+        "n_gpu_layers": flags.n_gpu_layers,
     }
     for name, value in plain.items():
         if value is not None:
@@ -90,11 +96,21 @@ def build_params(flags: argparse.Namespace) -> Any:
         params.fit_params = flags.fit == "on"
     if flags.slot_save_path:
         params.slot_save_path = flags.slot_save_path.rstrip("/") + "/"
+    if flags.no_mmap or flags.mlock:
+        params.load_mode = _load_mode(xllamacpp, not flags.no_mmap, flags.mlock)
+    params.chat_template = flags.chat_template
+    params.use_jinja = flags.jinja
     params.kv_unified = flags.kv_unified
     params.embedding = flags.embedding
     params.endpoint_metrics = flags.metrics
     params.ui = not flags.no_webui
     return params
+
+
+def _load_mode(xllamacpp: Any, has_mmap: bool, has_mlock: bool) -> Any:
+    """Return how the weights are loaded: mapped or read, locked in memory or not."""
+    name = ("MMAP_" if has_mmap and has_mlock else "") + ("MLOCK" if has_mlock else "NONE")
+    return getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{name}")
 
 
 def _ggml_type(xllamacpp: Any, name: str) -> Any:

@@ -41,7 +41,7 @@ TUNABLES = (
     Tunable("mmap", "map the weights instead of copying them", "--no-mmap", values=("on", "off")),
     Tunable("mlock", "lock the weights in memory", "--mlock", values=("on", "off")),
     Tunable("jinja", "read the chat template with jinja", "--jinja", values=("on", "off")),
-    Tunable("chat_template", "a built-in chat template, such as chatml", "--chat-template"),
+    Tunable("chat_template", "a built-in chat template", "--chat-template", values=("chatml",)),
     Tunable("leave_out", "flags that this build does not know, by spaces", ""),
 )
 SWITCHES = {

@@ -35,6 +35,7 @@ from enginehouse.core.trial import (
 from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
 from enginehouse.edges.http import open_session
 from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.oom_kills import OomKills
 from enginehouse.edges.page_cache import drop_page_cache
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.processes import EngineProcess
@@ -171,6 +172,7 @@ async def run_trial(
                 machine=trial.machine_before,
                 book=bench.book,
                 detail=trial.detail,
+                kernel_says=attempt.oom_kills.describe(),
             ),
         )
     bench.records.update_trial(trial)
@@ -209,6 +211,7 @@ class _Attempt:
     stages: list[StageEvent] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
     guarded: asyncio.Event = field(default_factory=asyncio.Event)
+    oom_kills: OomKills = field(default_factory=OomKills)
 
     async def run(self, trial: Trial) -> Trial:
         deadlines = self.bench.deadlines.times(float(trial.candidate.get("patience") or 1))
@@ -308,8 +311,15 @@ class _Attempt:
         if sample.error:
             raise StageError(Outcome.BAD_ANSWER, f"no first token: {sample.error}")
         if not self.ratio.words_per_token:
-            text = "\n\n".join(self.bench.passages)
-            self.ratio.words_per_token = await words_per_token(self.endpoint, text)
+            self.ratio.words_per_token = await self._words_per_token()
+
+    async def _words_per_token(self) -> float:
+        """Ask the engine's tokenizer; an engine that dies meanwhile is a result like any other."""
+        try:
+            return await words_per_token(self.endpoint, "\n\n".join(self.bench.passages))
+        except (aiohttp.ClientError, OSError, KeyError, ValueError) as problem:
+            said = f"the tokenizer gave no answer: {type(problem).__name__}: {problem}"
+            raise StageError(Outcome.BAD_ANSWER, said) from problem
 
     async def _measure(self) -> tuple[RequestSample, ...]:
         """Warm up with other prompts than the measured ones, then send the workload."""
@@ -348,6 +358,8 @@ class _Attempt:
         while True:
             available = read_available_bytes()
             rss, pss = self.process.memory() if self.process.is_running else (0, None)
+            if self.process.is_running:
+                self.oom_kills.look(self.process.pid)
             if rss:
                 at_s = time.perf_counter() - self.began
                 self.memory.append(MemorySample(at_s, rss, pss, available))

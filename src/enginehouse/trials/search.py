@@ -15,6 +15,7 @@ from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 
 FIRST_CANDIDATES = 3
+CONFIRMING = "confirming the best against the minimal one"
 CONFIRMATIONS = 2
 """How often the finalists are measured again, in turn: a machine's drift then hits both."""
 
@@ -37,10 +38,11 @@ async def search(
 ) -> tuple[Trial, ...]:
     """Try candidates of every build within the budget and return the trials' records.
 
-    The budget ends proposing, not a trial under way. Time for a pair that confirms the best is
-    kept: the highest of several noisy figures is so partly by luck. Where trials are long, the
-    first candidates and one such pair may take up to twice the budget, since a search that tried
-    one candidate found nothing.
+    Every build first gives a token, by remedies if need be; then the levers are tried, on the
+    fastest build first. The budget ends proposing, not a trial under way. Time for a pair that
+    confirms the best is kept: the highest of several noisy figures is so partly by luck. Where
+    trials are long, the first candidates and one such pair may take up to twice the budget, since a
+    search that tried one candidate found nothing.
     Cancelling keeps every finished trial's record.
     """
     began = time.monotonic()
@@ -59,11 +61,13 @@ async def search(
         watch.on_trial_end(trial, label)
         return trial
 
+    def left_s() -> float:
+        return began + budget_s - time.monotonic()
+
+    owns: dict[str, list[Trial]] = {build.digest: [] for build in builds}
     for build in builds:
-        own: list[Trial] = []
-        while not own or began + budget_s - time.monotonic() > (
-            kept_s(trials, budget_s) if base_found(own) else 0
-        ):
+        own = owns[build.digest]
+        while not own or (not base_found(own) and left_s() > overrun_s(own, budget_s)):
             proposal = propose(bench.place(), minimals[build.digest], own)
             if proposal is None:
                 break
@@ -72,6 +76,13 @@ async def search(
                 break
             own.append(await attempt(proposal if own else following_build(proposal, trials), build))
         bases[build.digest] = base_of(own, minimals[build.digest])
+    for build in fastest_first(builds, owns):
+        own = owns[build.digest]
+        while left_s() > kept_s(trials, budget_s):
+            proposal = propose(bench.place(), minimals[build.digest], own)
+            if proposal is None or proposal.refusal is not None:
+                break
+            own.append(await attempt(proposal, build))
     deadlines = (began + 2 * budget_s, *[began + budget_s] * (CONFIRMATIONS - 1))
     await _confirm(builds, trials, bases, attempt, deadlines)
     return tuple(trials)
@@ -93,7 +104,10 @@ async def _confirm(
         for candidate in finalists(trials, bases[best.build_digest]):
             if time.monotonic() + longest_s(trials) > ends_at:
                 return
-            proposal = Proposal(candidate, "confirming the best against the minimal one")
+            came_from = next(
+                (t.remedy for t in trials if t.candidate == candidate and t.remedy), None
+            )
+            proposal = Proposal(candidate, CONFIRMING, remedy=came_from)
             await attempt(proposal, by_digest[candidate.build_digest])
 
 
@@ -113,6 +127,19 @@ def following_build(proposal: Proposal, trials: Sequence[Trial]) -> Proposal:
         return proposal
     remedy = AppliedRemedy(last.id, last.diagnosis.cause, action, ACTIONS[action])
     return replace(proposal, remedy=remedy, reason=remedy.describe())
+
+
+def fastest_first(
+    builds: Sequence[Build], owns: Mapping[str, Sequence[Trial]]
+) -> tuple[Build, ...]:
+    """Order the builds that gave a token by what their first candidates measured."""
+    served = [build for build in builds if base_found(owns[build.digest])]
+    return tuple(sorted(served, key=lambda build: -max(map(throughput, owns[build.digest]))))
+
+
+def overrun_s(own: Sequence[Trial], budget_s: float) -> float:
+    """Return how far a build's first candidates may go beyond the budget, as negative seconds."""
+    return -budget_s if len(own) < FIRST_CANDIDATES else 0.0
 
 
 def base_found(own: Sequence[Trial]) -> bool:
