@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from enginehouse.core.diagnose_facts import Facts, ending_of, facts_of_text
@@ -84,7 +85,8 @@ def without_own(book: SignatureBook, cases: Sequence[dict[str, Any]]) -> Iterato
     for case in cases:
         own = by_source[case["source"]] | {case["id"]}
         kept = [s for s in book.signatures if not own & set(s.written_from)]
-        yield book if len(kept) == len(book.signatures) else SignatureBook(kept)
+        is_whole = len(kept) == len(book.signatures)
+        yield book if is_whole else SignatureBook(kept, book.confusions)
 
 
 def report(name: str, scores: Sequence[Score]) -> dict[str, float]:
@@ -101,6 +103,16 @@ def report(name: str, scores: Sequence[Score]) -> dict[str, float]:
     return figures
 
 
+def show_alternatives(scores: Sequence[Score]) -> None:
+    """Print how many alternatives a reader meets, and how many of them only the table names."""
+    named = [score.verdict for score in scores if score.verdict.cause is not None]
+    counts = [len(verdict.alternatives) for verdict in named] or [0]
+    common = sum(other.is_common for verdict in named for other in verdict.alternatives)
+    mean = sum(counts) / len(counts)
+    print(f"alternatives: median {median(counts):g}, mean {mean:.1f}, most {max(counts)}, "
+          f"by the table of confusions {common} of {sum(counts)}")  # fmt: skip
+
+
 def show_misses(scores: Sequence[Score]) -> None:
     """Print the cases that were not named exactly."""
     for score in scores:
@@ -113,10 +125,12 @@ def show_misses(scores: Sequence[Score]) -> None:
                   f" [{score.verdict.signature}]")  # fmt: skip
 
 
-def run_cases(path: Path, is_verbose: bool) -> dict[str, dict[str, float]]:
+def run_cases(path: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Judge all cases, with the whole book and with what was written from each withheld."""
     cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     book = load_book()
+    if options.without_confusions:
+        book = SignatureBook(book.signatures)
     whole = [judge_case(book, case, None) for case in cases]
     apart = [
         judge_case(own, case, None)
@@ -130,7 +144,8 @@ def run_cases(path: Path, is_verbose: bool) -> dict[str, dict[str, float]]:
         "apart": report("leave one source out", apart),
         "apart literal": report("  of these: literal logs", _literal(apart)),
     }
-    if is_verbose:
+    show_alternatives(whole)
+    if options.verbose:
         print("whole book:")
         show_misses(whole)
         print("leave one source out:")
@@ -201,6 +216,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="time 100 MB and hostile logs")
     parser.add_argument("--times", type=int, default=1, help="repeats of each timed log")
     parser.add_argument("--verbose", action="store_true", help="list the cases that were missed")
+    parser.add_argument("--without-confusions", action="store_true", help="leave out the table")
     parser.add_argument("--json", action="store_true", help="end with one JSON line of figures")
     options = parser.parse_args()
     figures: dict[str, object] = {}
@@ -209,7 +225,7 @@ def main() -> None:
     elif options.cases is None:
         sys.exit("no cases: give --cases FILE (the shared reference is not beside this checkout)")
     else:
-        figures["cases"] = run_cases(options.cases, options.verbose)
+        figures["cases"] = run_cases(options.cases, options)
     if options.json:
         print(json.dumps(figures))
 

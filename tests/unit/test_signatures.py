@@ -85,6 +85,18 @@ def test_no_other_cause_is_read_from_the_same_line_unless_it_was_said_which_wins
     assert not wrong
 
 
+def test_the_mere_mention_of_an_engine_switches_no_signature_off() -> None:
+    """Logs name what is installed beside them; only what was said may speak against a cause."""
+    said = ["torch", "vllm", "ollama", "transformers 4.57.1", "/venv/lib/vllm/__init__.py"]
+    off = {
+        signature.key: pattern
+        for signature in BOOK.signatures
+        for pattern in signature.none_of
+        if any(BOOK.captures(BOOK.id_of(pattern), line) is not None for line in said)
+    }
+    assert not off
+
+
 def test_a_start_that_went_well_has_no_diagnosis() -> None:
     """Frightening warnings of a start that succeeded are not a failure."""
     logs = sorted((LOGS / "success").rglob("*.log"))

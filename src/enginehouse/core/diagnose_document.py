@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from enginehouse.core.diagnose_signature import Confidence
+from enginehouse.core.diagnose_signature import Alternative, Confidence
 from enginehouse.core.diagnose_verdict import Verdict
 from enginehouse.core.remedies import ACTIONS
 from enginehouse.core.trial import Evidence
@@ -33,7 +33,10 @@ def as_document(verdict: Verdict, log: str, today: str, meaning: str = "") -> di
         "confidence": verdict.confidence.value,
         "title": verdict.title,
         "meaning": meaning,
-        "alternatives": [{"cause": o.cause, "decide": o.decide} for o in verdict.alternatives],
+        "alternatives": [
+            {"cause": o.cause, "decide": o.decide, "basis": "common" if o.is_common else "log"}
+            for o in verdict.alternatives
+        ],
         "evidence": [{"line": e.line, "text": e.text} for e in verdict.evidence],
         "misleading": [
             {"line": m.line, "text": m.text, "says": m.says} for m in verdict.misleading
@@ -62,7 +65,7 @@ def as_text(verdict: Verdict, log: str, today: str, meaning: str = "") -> str:
         lines += _rows(label, [meaning] if meaning else [])
     lines += _rows("evidence" if verdict.cause else "the log", _quotes(verdict))
     lines += _rows("not this", [f"line {m.line}: {m.text}\n{m.says}" for m in verdict.misleading])
-    lines += _rows("or", [f"{o.cause}: {o.decide}" for o in verdict.alternatives])
+    lines += _rows("or", [_alternative(other) for other in verdict.alternatives])
     lines += _rows("try", [f"{n}. {text}" for n, text in enumerate(verdict.remedies, start=1)])
     lines += _rows("note", verdict.notes)
     lines += _rows("source", verdict.sources)
@@ -78,6 +81,10 @@ def _headline(verdict: Verdict) -> str:
     if verdict.cause:
         return f"{verdict.cause} ({verdict.confidence.value})"
     return verdict.title
+
+
+def _alternative(other: Alternative) -> str:
+    return f"{'could also be ' if other.is_common else ''}{other.cause}: {other.decide}"
 
 
 def _quotes(verdict: Verdict) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from enginehouse.core.diagnose_lines import ANSI, Line, normalise
-from enginehouse.core.diagnose_signature import Signature
+from enginehouse.core.diagnose_signature import Alternative, Signature
 
 BLOCK_BYTES = 128 << 10
 PIECE_BYTES = 4 << 10
@@ -98,6 +98,11 @@ class Book(Protocol):
     @property
     def signatures(self) -> Sequence[Signature]:
         """Every signature."""
+        ...
+
+    @property
+    def confusions(self) -> Mapping[str, Sequence[Alternative]]:
+        """For a cause: what the same outward failure is also confirmed to be."""
         ...
 
     def candidates(self, ids: Iterable[int]) -> Sequence[Signature]:

@@ -64,10 +64,14 @@ PLATFORM_TAGS = frozenset(
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another cause that the same text may mean, and what would decide between them."""
+    """Another cause that the same text may mean, and what would decide between them.
+
+    `is_common`: nothing in this log speaks for it; the first cause is often confirmed to be it.
+    """
 
     cause: str
     decide: str
+    is_common: bool = False
 
 
 @dataclass(frozen=True)

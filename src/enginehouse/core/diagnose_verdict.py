@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from enginehouse.core.diagnose_facts import Facts, ending_in
@@ -22,6 +22,9 @@ from enginehouse.core.trial import Evidence
 MOST_CHARACTERS = 300
 """Of an evidence line that are kept."""
 MOST_ALTERNATIVES = 8
+FEW_ALTERNATIVES = 2
+"""Fewer than these are filled up with common confusions, to `ENOUGH_ALTERNATIVES`."""
+ENOUGH_ALTERNATIVES = 2
 TAIL_LINES = 8
 LAST_WORDS = 3
 EXCERPT_LINES = 10
@@ -83,6 +86,22 @@ class Verdict:
 
 def judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
     """Return the verdict on a log, given what is known beside it."""
+    return with_confusions(_judge(book, digest, facts), book.confusions)
+
+
+def with_confusions(verdict: Verdict, table: Mapping[str, Sequence[Alternative]]) -> Verdict:
+    """Add what a cause is often confused with, where the log names few alternatives itself."""
+    own = len(verdict.alternatives)
+    is_sure = verdict.confidence is Confidence.CERTAIN
+    if verdict.cause is None or is_sure or own >= FEW_ALTERNATIVES:
+        return verdict
+    named = {verdict.cause, *(other.cause for other in verdict.alternatives)}
+    common = [other for other in table.get(verdict.cause, ()) if other.cause not in named]
+    added = common[: ENOUGH_ALTERNATIVES - own]
+    return replace(verdict, alternatives=(*verdict.alternatives, *added))
+
+
+def _judge(book: Book, digest: Digest, facts: Facts) -> Verdict:
     facts = _told_by_the_log(book, digest, facts)
     matches = find_matches(book, digest, facts)
     standing = _standing(matches)

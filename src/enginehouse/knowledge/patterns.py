@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 
 import re2
 
 from enginehouse.core.diagnose_scan import STRUCTURE
-from enginehouse.core.diagnose_signature import Signature
+from enginehouse.core.diagnose_signature import Alternative, Signature
+from enginehouse.knowledge.confusions import load_confusions
 from enginehouse.knowledge.pattern_check import options
 from enginehouse.knowledge.signatures_loader import load_signatures
 
@@ -19,7 +21,7 @@ WITHOUT_TEXT = -1
 @cache
 def load_book() -> SignatureBook:
     """Return all signatures of the house, ready to match."""
-    return SignatureBook(load_signatures())
+    return SignatureBook(load_signatures(), load_confusions())
 
 
 class _Set:
@@ -54,8 +56,13 @@ class _Finder:
 class SignatureBook:
     """All signatures, and every pattern of theirs compiled once."""
 
-    def __init__(self, signatures: Sequence[Signature]) -> None:
+    def __init__(
+        self,
+        signatures: Sequence[Signature],
+        confusions: Mapping[str, Sequence[Alternative]] = MappingProxyType({}),
+    ) -> None:
         self.signatures = tuple(signatures)
+        self.confusions = confusions
         texts = dict.fromkeys(p for s in self.signatures for p in _patterns_of(s))
         texts |= dict.fromkeys(STRUCTURE.values())
         self._ids = {text: id for id, text in enumerate(texts)}
