@@ -38,6 +38,7 @@ from enginehouse.edges.records import Records
 from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
+    from enginehouse.core.block import Standing
     from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Watch
 
@@ -46,6 +47,8 @@ MEASURED = {
     "compute": "cpu.compute_flop_per_s",
 }
 """What is measured once for a machine: the record's key, and the fact it makes."""
+MOST_TRIALS = 500
+"""Records that are looked at for a user's own blocks, the newest ones."""
 DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
 DRY_RUN_SCRATCH = "/run/engine"
 
@@ -112,6 +115,38 @@ class House:
         from enginehouse.edges.examination import examine_here
 
         return examine_here(self._measured)
+
+    def recheck(self, snapshot: Path | None = None) -> tuple[Standing, ...]:
+        """Look at every block's triggers, on this machine or a recorded one.
+
+        A recorded machine has none of this user's own blocks.
+        """
+        from enginehouse.core.block import BUILD_DIGESTS, blocks_of, facts_by_engine, standing_of
+        from enginehouse.edges.examination import examine_recording
+        from enginehouse.knowledge.blocks import load_blocks
+
+        if snapshot is not None:
+            facts = facts_by_engine(examine_recording(snapshot).facts)
+            return tuple(standing_of(block, facts) for block in load_blocks())
+        digests = tuple(build.digest for build in self.builds())
+        here = Fact(BUILD_DIGESTS, digests, "the builds that are installed", time.time())
+        facts = facts_by_engine(self.examine().facts.plus((here,)))
+        own = blocks_of(self._records.trials(limit=MOST_TRIALS))
+        return tuple(standing_of(block, facts) for block in (*load_blocks(), *own))
+
+    def _unblocked(self, builds: Sequence[Build], watch: Watch) -> tuple[Build, ...]:
+        """Return the builds whose engine no known block rules out here; say why of the others."""
+        from enginehouse.core.block import blocked
+
+        standings = self.recheck()
+        kept = []
+        for build in builds:
+            refusal = blocked(standings, build.engine)
+            if refusal is None:
+                kept.append(build)
+            else:
+                watch.on_step(f"{build.label} is not tried: {refusal.reason}")
+        return tuple(kept)
 
     def _store_measured(self, mark: str, key: str, value: float | None) -> None:
         if value is not None:
@@ -210,7 +245,8 @@ class House:
         machine = self.measure()
         refusals: list[str] = []
         bench = self.bench(model, workload, asked)
-        trials = asyncio.run(search(bench, builds, budget_s, Noted(watch, refusals)))
+        noted = Noted(watch, refusals)
+        trials = asyncio.run(search(bench, self._unblocked(builds, noted), budget_s, noted))
         if not trials:
             return FindResult(bench.run_id, model, workload.name, (), None, None, tuple(refusals))
         minimal = bench.minimal(trials[0].build)

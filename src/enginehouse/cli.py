@@ -30,6 +30,7 @@ from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
+from enginehouse.cli_recheck import recheck
 from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ for group in (models, trials, config):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
+command(cli, "recheck", "enginehouse recheck --snapshot orin-nx")(recheck)
 register_explain(cli)
 
 

@@ -341,3 +341,14 @@ def test_a_search_is_told_line_by_line() -> None:
         "trial 2: threads 2 (a lever) …",
         "trial 2: threads 2: exited: it broke",
     ]
+
+
+def test_recheck_answers_for_each_machine(house: House) -> None:
+    """The register's allocation limit is in force on L4T 36.4.7 and has lifted on 39.2."""
+    machines = Path(__file__).parents[1] / "fixtures" / "machines"
+    for machine, state in (("36.4.7", "in force"), ("39.2", "lifted")):
+        snapshot = machines / f"orin-nx-16gb-l4t-{machine}"
+        found = house.run_json("recheck", "--snapshot", str(snapshot))
+        states = {block["id"]: block["state"] for block in found["blocks"]}
+        assert states["any.jetson.large_blocks"] == state
+    assert "no engine is tuned" in house.run("recheck").stdout

@@ -30,7 +30,7 @@ def choose(trials: Sequence[Trial], minimal: Candidate) -> tuple[Ranked, ...]:
     The first is the winner when it has a measurement. A candidate within 3 % of the best that
     differs less from the minimal candidate goes before it: equal speed, fewer assumptions.
     """
-    answered = {t.remedy.trial_id: t.id for t in trials if t.remedy is not None}
+    answered = {t.remedy.trial_id: t.id for t in reversed(trials) if t.remedy is not None}
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.candidate.id, []).append(trial)

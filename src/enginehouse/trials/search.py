@@ -15,6 +15,7 @@ from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
 
 FIRST_CANDIDATES = 3
+CONFIRMING = "confirming the best against the minimal one"
 CONFIRMATIONS = 2
 """How often the finalists are measured again, in turn: a machine's drift then hits both."""
 
@@ -103,7 +104,10 @@ async def _confirm(
         for candidate in finalists(trials, bases[best.build_digest]):
             if time.monotonic() + longest_s(trials) > ends_at:
                 return
-            proposal = Proposal(candidate, "confirming the best against the minimal one")
+            came_from = next(
+                (t.remedy for t in trials if t.candidate == candidate and t.remedy), None
+            )
+            proposal = Proposal(candidate, CONFIRMING, remedy=came_from)
             await attempt(proposal, by_digest[candidate.build_digest])
 
 
