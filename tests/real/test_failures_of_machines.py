@@ -148,9 +148,7 @@ def ended_by(number: signal.Signals) -> dict[str, Any]:
 
 def cut_while_mapped(folder: Path, stack: ExitStack) -> Plan:
     model = write_llama(folder / "model.gguf")
-    return Plan(
-        model=model, when="listening on", meanwhile=lambda process: os.truncate(model, 100)
-    )
+    return Plan(model=model, when="listening on", meanwhile=lambda process: os.truncate(model, 100))
 
 
 FAILURES = (

@@ -207,9 +207,7 @@ def _ways_from(
     number = trial.id if trial is not None else 0
     for action, changed in remedied(candidate, actions, place.situation(said)):
         if refusal is not None and action == "shorter-context":
-            changed = tried.predicted_from(candidate) or _largest_context(
-                place, candidate, changed
-            )
+            changed = tried.predicted_from(candidate) or _largest_context(place, candidate, changed)
         says = describe_remedy(action, candidate, changed)
         remedy = AppliedRemedy(number, cause, action, says)
         yield _Step(changed, remedy.describe(), remedy)
