@@ -100,7 +100,7 @@ def test_find_goes_from_the_failure_to_a_served_token(tmp_path: Path, mended: Me
         if trial["remedy"] and trial["outcome"] == "measured"
     )  # fmt: skip
     assert last["measurement"]["output_tokens"] > 0
-    chain = []
+    chain: list[tuple[str, str]] = []
     trial = last
     while trial["remedy"] and trial["remedy"]["trial_id"]:
         failed = trials[trial["remedy"]["trial_id"]]
