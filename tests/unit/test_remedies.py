@@ -9,6 +9,7 @@ import pytest
 from enginehouse.core.candidate import Candidate, Setting, settings_of
 from enginehouse.core.choose import choose
 from enginehouse.core.engine import Tunable, without_flags
+from enginehouse.core.machine import Gpu
 from enginehouse.core.propose import Place, Proposal, base_of, propose
 from enginehouse.core.remedies import (
     ACTIONS,
@@ -229,6 +230,29 @@ def test_what_cannot_fit_is_made_smaller_before_it_is_refused() -> None:
     context = int(proposal.candidate.get("context") or 0)
     assert where.refuse(proposal.candidate) is None
     assert where.refuse(proposal.candidate.with_settings(context=context + 256)) is not None
+
+
+def test_what_was_made_smaller_and_failed_is_mended_although_memory_moved_meanwhile() -> None:
+    """The failed trial's remedies are taken up; the context is not fitted to memory once more."""
+    model = dataclasses.replace(MODEL, context_length=1 << 20)
+    wide = MINIMAL.with_settings(context=1 << 20)
+    first = next_after([], wide, dataclasses.replace(place(4 << 30), model=model))
+    tried = failed(first.candidate, 1, "shorter-context")
+    tried = dataclasses.replace(tried, remedy=first.remedy)
+    second = next_after([tried], wide, dataclasses.replace(place(3 << 30), model=model))
+    assert second.remedy is not None
+    assert second.remedy.trial_id == 1
+    assert int(second.candidate.get("context") or 0) <= int(first.candidate.get("context") or 0) / 2
+
+
+def test_layers_are_not_taken_off_a_gpu_that_is_not_there() -> None:
+    """On a machine without one the next remedy comes at once."""
+    trials = [failed(MINIMAL, 1, "fewer-gpu-layers", "cpu-only", "full-kv", "quantized-kv")]
+    assert next_after(trials, MINIMAL).candidate == MINIMAL.with_settings(kv_type="q8_0")
+    gpu = Gpu("NVIDIA A2", "nvidia", 16 << 30)
+    machine = dataclasses.replace(MACHINE, gpus=(gpu,))
+    proposal = next_after(trials, MINIMAL, dataclasses.replace(place(), machine=machine))
+    assert proposal.candidate.get("gpu_layers") == 32
 
 
 def test_an_interrupted_trial_is_not_mended() -> None:

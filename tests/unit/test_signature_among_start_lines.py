@@ -7,7 +7,17 @@ from enginehouse.core.diagnose_signature import Kind
 from enginehouse.core.diagnose_verdict import judge
 from tests.unit.test_signatures import BOOK, facts_for, read_log, verdict_on
 
-NATIVE = ("llama.cpp", "ggml", "ollama", "llama-cpp-python", "cuda", "driver", "kernel", "hub", "os")
+NATIVE = (
+    "llama.cpp",
+    "ggml",
+    "ollama",
+    "llama-cpp-python",
+    "cuda",
+    "driver",
+    "kernel",
+    "hub",
+    "os",
+)
 START = """\
 level=DEBUG source=gpu.go:558 msg="discovered GPU libraries" paths="[/usr/lib/libcuda.so.550]"
 dlsym: cuInit - 0x7f928be76e00

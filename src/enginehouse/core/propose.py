@@ -61,6 +61,7 @@ class Place:
             self.model.context_length,
             said,
             self.may_drop_page_cache,
+            bool(self.machine.gpus),
         )
 
     def refuse(self, candidate: Candidate) -> Refusal | None:
@@ -121,6 +122,24 @@ class _Tried:
     def throughput(self, candidate: Candidate) -> float:
         return throughput(self.last[candidate.id])
 
+    def predicted_from(self, candidate: Candidate) -> Candidate | None:
+        """Return what was tried in a refused candidate's place, with the context that then fitted.
+
+        Available memory moves all the time: computed anew, the context would always be another one,
+        and what was learnt of the last would be lost.
+        """
+        return next(
+            (
+                trial.candidate
+                for trial in self.last.values()
+                if trial.remedy is not None
+                and (trial.remedy.trial_id, trial.remedy.action) == (0, "shorter-context")
+                and trial.candidate.with_settings(context=None)
+                == candidate.with_settings(context=None)
+            ),
+            None,
+        )
+
 
 @dataclass
 class _Step:
@@ -158,7 +177,7 @@ def _find_way(
             predicted += refusal is not None
             if cures >= most_cures or predicted >= MOST_PREDICTED:
                 break
-            here.ways = _ways_from(place, here.candidate, trial, refusal)
+            here.ways = _ways_from(place, here.candidate, tried, refusal)
         following = next(here.ways, None)
         if following is None:
             path.pop()
@@ -173,9 +192,10 @@ def _find_way(
 
 
 def _ways_from(
-    place: Place, candidate: Candidate, trial: Trial | None, refusal: Refusal | None
+    place: Place, candidate: Candidate, tried: _Tried, refusal: Refusal | None
 ) -> Iterator[_Step]:
     """Yield what the remedies of a failure, or of a refusal, make of a candidate."""
+    trial = tried.last.get(candidate.id)
     if refusal is not None:
         cause: str | None = refusal.cause
         actions, said = refusal.actions, refusal.reason
@@ -187,7 +207,7 @@ def _ways_from(
     number = trial.id if trial is not None else 0
     for action, changed in remedied(candidate, actions, place.situation(said)):
         if refusal is not None and action == "shorter-context":
-            changed = _largest_context(place, candidate, changed)
+            changed = tried.predicted_from(candidate) or _largest_context(place, candidate, changed)
         says = describe_remedy(action, candidate, changed)
         remedy = AppliedRemedy(number, cause, action, says)
         yield _Step(changed, remedy.describe(), remedy)

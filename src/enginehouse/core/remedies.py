@@ -78,6 +78,7 @@ class Situation:
     most_context: int
     said: str = ""
     may_drop_page_cache: bool = False
+    has_gpu: bool = True
 
     def has(self, name: str) -> bool:
         """Whether this engine's candidates may hold a setting."""
@@ -156,11 +157,15 @@ def _flash_attention_off(candidate: Candidate, situation: Situation) -> Candidat
 
 
 def _fewer_gpu_layers(candidate: Candidate, situation: Situation) -> Candidate | None:
-    if not situation.has("gpu_layers"):
+    if not situation.has("gpu_layers") or not situation.has_gpu:
         return None
     layers = candidate.get("gpu_layers")
     fewer = UNKNOWN_GPU_LAYERS if layers is None else int(layers) // 2
     return candidate.with_settings(gpu_layers=fewer)
+
+
+def _cpu_only(candidate: Candidate, situation: Situation) -> Candidate | None:
+    return _set("gpu_layers", 0)(candidate, situation) if situation.has_gpu else None
 
 
 def _other_share(step: float) -> Change:
@@ -230,7 +235,7 @@ CHANGES: dict[str, Change] = {
     "flash-attention-on": _set("flash_attention", "on"),
     "flash-attention-off": _flash_attention_off,
     "fewer-gpu-layers": _fewer_gpu_layers,
-    "cpu-only": _set("gpu_layers", 0),
+    "cpu-only": _cpu_only,
     "no-mmap": _set("mmap", "off"),
     "use-mmap": _set("mmap", None),
     "no-mlock": _set("mlock", None),
