@@ -211,7 +211,7 @@ async def make_load(
 ) -> Load:
     """Return the load: whole waves of requests, two at least, so that no stream idles long."""
     passages, questions = load_prompts()
-    ratio = await words_per_token(endpoint, "\n\n".join(passages))
+    ratio = await words_per_token(endpoint, name, "\n\n".join(passages))
     count = streams * max(2, options.requests // streams)
     prompts = build_prompts(BENCHMARK, passages, questions, ratio, count)
     return Load(LoadShape(name, options.output_tokens, cache_prompt=False), prompts, streams)

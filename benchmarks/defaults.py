@@ -116,7 +116,7 @@ def measure_once(house: House, found: FindResult, engine: Engine, candidate: Can
     """Run one trial of a candidate under the workload of a search."""
     bench: Bench = house.bench(found.model, WORKLOADS[found.workload])
     build = found.require_choice().build
-    bench = dataclasses.replace(bench, engine=engine)
+    bench = dataclasses.replace(bench, engines={"llama.cpp": engine})
     return asyncio.run(run_trial(bench, build, candidate, TokenRatio()))
 
 

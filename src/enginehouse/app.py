@@ -26,6 +26,7 @@ from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
 from enginehouse.core.fit_model import FitRequest
+from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
@@ -227,7 +228,8 @@ class House:
 
     def asked(self, texts: Sequence[str], context: int | None) -> CandidateSettings:
         """Return the settings that a user asks for, checked against what engines take."""
-        return parse_asked(texts, context, load_engines()["llama.cpp"].tunables)
+        tunables = {t.name: t for engine in load_engines().values() for t in engine.tunables}
+        return parse_asked(texts, context, tuple(tunables.values()))
 
     def find(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,
@@ -254,7 +256,10 @@ class House:
         choice = self._store_choice(ranked[0], bench, machine)
         return FindResult(bench.run_id, model, workload.name, ranked, minimal, choice)
 
-    def bench(self, model: Model, workload: Workload, asked: CandidateSettings = ()) -> Bench:
+    def bench(
+        self, model: Model, workload: Workload, asked: CandidateSettings = (),
+        also: Sequence[Model] = (),
+    ) -> Bench:  # fmt: skip
         """Return what all trials of one search of this model and workload share."""
         from enginehouse.knowledge.loader import load_prompts
         from enginehouse.knowledge.patterns import load_book
@@ -263,8 +268,8 @@ class House:
         passages, questions = load_prompts()
         return Bench(
             run_id=uuid.uuid4().hex,
-            engine=load_engines()["llama.cpp"],
-            model=model,
+            engines=load_engines(),
+            forms=Forms((model, *also)),
             workload=workload,
             records=self._records,
             leases=self._leases,
@@ -334,14 +339,17 @@ class House:
         from enginehouse.gateway.supervisor import ServerPlan
 
         engine = self._engine(choice.build)
-        endpoint, scratch = new_endpoint(), new_scratch()
-        launch = Launch(choice.build, choice.candidate, model, endpoint, str(scratch))
+        endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
+        form = dataclasses.replace(choice.form or model, name=model.name)
+        launch = Launch(choice.build, choice.candidate, form, endpoint, str(scratch))
         deadlines = self._deadlines().times(float(choice.candidate.get("patience") or 1))
         plan = ServerPlan(
             model_name=model.name,
             engine=engine.name,
             argv=engine.argv(launch),
             env=engine.env(launch),
+            calls=engine.setup(launch),
+            stop_signal=engine.stop_signal,
             endpoint=endpoint,
             ready_path=engine.ready_path,
             log_path=self._state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}.log",
@@ -395,6 +403,7 @@ class House:
     def _store_choice(self, best: Ranked, bench: Bench, machine: Machine) -> Choice | None:
         if best.trial.measurement is None:
             return None
+        form = bench.forms.of(bench.engine_of(best.trial.build), best.trial.candidate)
         choice = Choice(
             model_digest=bench.model.digest,
             model_name=bench.model.name,
@@ -407,6 +416,7 @@ class House:
             measurement=best.trial.measurement,
             chosen_at=time.time(),
             asked=bench.asked,
+            form=form if form != bench.model else None,
         )
         self._records.store_choice(choice)
         return choice

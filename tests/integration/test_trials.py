@@ -12,6 +12,7 @@ import pytest
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Launch
+from enginehouse.core.forms import Forms
 from enginehouse.core.trial import Deadlines, Outcome, Stage, Trial
 from enginehouse.core.workload import Workload
 from enginehouse.edges.leases import LeaseBook
@@ -52,8 +53,8 @@ def bench_of(records: Records, folder: Path, script: tuple[str, ...], reserve: i
     passages, questions = load_prompts()
     return Bench(
         run_id="run",
-        engine=Scripted(script=script),
-        model=MODEL,
+        engines={"llama.cpp": Scripted(script=script)},
+        forms=Forms((MODEL,)),
         workload=LOAD,
         records=records,
         leases=LeaseBook(folder / "leases"),

@@ -24,6 +24,7 @@ import pytest
 
 from enginehouse.core.candidate import Candidate, Setting
 from enginehouse.core.engine import Launch
+from enginehouse.core.forms import Forms
 from enginehouse.core.trial import Deadlines, Trial
 from enginehouse.core.workload import Workload
 from enginehouse.edges.builds import find_builds
@@ -108,8 +109,8 @@ def provoke(plan: Plan, whole: Path, folder: Path) -> Trial:
     below = plan.reserve_below
     bench = Bench(
         run_id="provoked",
-        engine=Provoked(plan=plan),
-        model=model,
+        engines={"llama.cpp": Provoked(plan=plan)},
+        forms=Forms((model,)),
         workload=plan.workload,
         records=records,
         leases=LeaseBook(folder / "leases"),

@@ -112,4 +112,4 @@ def test_memory_grows_with_slots_by_their_kv_cache() -> None:
 
 def test_the_folder_lists_the_engines() -> None:
     """An engine is added by its file alone."""
-    assert load_engines() == {"llama.cpp": ENGINE}
+    assert load_engines()["llama.cpp"] == ENGINE

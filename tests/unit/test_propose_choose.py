@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.core.choose import choose, finalists
+from enginehouse.core.forms import Forms
 from enginehouse.core.propose import Place, propose
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
@@ -20,12 +21,12 @@ MINIMAL = ENGINE.minimal(WHEEL, MODEL, CROWD)
 
 def next_of(trials: list[Trial], available_bytes: int = 12 << 30) -> object:
     machine = dataclasses.replace(MACHINE, memory_available_bytes=available_bytes)
-    return propose(Place(ENGINE, machine, MODEL, CROWD, 512 << 20), MINIMAL, trials)
+    return propose(Place(ENGINE, machine, Forms((MODEL,)), CROWD, 512 << 20), MINIMAL, trials)
 
 
 def test_the_minimal_candidate_comes_first() -> None:
     """Nothing is tuned before the minimal candidate has been tried."""
-    proposal = propose(Place(ENGINE, MACHINE, MODEL, CROWD, 0), MINIMAL, [])
+    proposal = propose(Place(ENGINE, MACHINE, Forms((MODEL,)), CROWD, 0), MINIMAL, [])
     assert proposal is not None
     assert proposal.candidate == MINIMAL
 
@@ -38,7 +39,7 @@ def test_nothing_is_built_on_a_minimal_candidate_that_failed() -> None:
 def test_what_cannot_fit_is_refused_with_the_reason() -> None:
     """A candidate whose expected bytes exceed what is available is not tried, and says why."""
     machine = dataclasses.replace(MACHINE, memory_available_bytes=600 << 20)
-    proposal = propose(Place(ENGINE, machine, MODEL, CROWD, 512 << 20), MINIMAL, [])
+    proposal = propose(Place(ENGINE, machine, Forms((MODEL,)), CROWD, 512 << 20), MINIMAL, [])
     assert proposal is not None
     assert proposal.refusal is not None
     assert proposal.refusal.cause == "memory.host.insufficient"
@@ -50,7 +51,7 @@ def test_the_ladder_ends_and_never_repeats(rates: list[float]) -> None:
     """Whatever the trials measure, no candidate is proposed twice and the ladder ends."""
     trials: list[Trial] = []
     for rate in rates:
-        proposal = propose(Place(ENGINE, MACHINE, MODEL, CROWD, 0), MINIMAL, trials)
+        proposal = propose(Place(ENGINE, MACHINE, Forms((MODEL,)), CROWD, 0), MINIMAL, trials)
         if proposal is None:
             break
         assert proposal.candidate.id not in {t.candidate.id for t in trials}

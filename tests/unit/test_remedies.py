@@ -9,6 +9,7 @@ import pytest
 from enginehouse.core.candidate import Candidate, Setting, settings_of
 from enginehouse.core.choose import choose
 from enginehouse.core.engine import Tunable, without_flags
+from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Gpu
 from enginehouse.core.propose import Place, Proposal, base_of, propose
 from enginehouse.core.remedies import (
@@ -163,7 +164,7 @@ def test_a_flag_is_left_out_with_its_value() -> None:
 
 def place(available_bytes: int = 12 << 30) -> Place:
     machine = dataclasses.replace(MACHINE, memory_available_bytes=available_bytes)
-    return Place(ENGINE, machine, MODEL, CHAT, 512 << 20)
+    return Place(ENGINE, machine, Forms((MODEL,)), CHAT, 512 << 20)
 
 
 def failed(candidate: Candidate, number: int, *actions: str, said: str = "") -> Trial:
@@ -222,7 +223,7 @@ def test_what_cannot_fit_is_made_smaller_before_it_is_refused() -> None:
     """Of a context that is predicted not to fit, the largest that does is tried."""
     model = dataclasses.replace(MODEL, context_length=1 << 20)
     wide = MINIMAL.with_settings(context=1 << 20)
-    where = dataclasses.replace(place(4 << 30), model=model)
+    where = dataclasses.replace(place(4 << 30), forms=Forms((model,)))
     proposal = next_after([], wide, where)
     assert proposal.refusal is None
     assert proposal.remedy is not None
@@ -236,10 +237,10 @@ def test_what_was_made_smaller_and_failed_is_mended_although_memory_moved_meanwh
     """The failed trial's remedies are taken up; the context is not fitted to memory once more."""
     model = dataclasses.replace(MODEL, context_length=1 << 20)
     wide = MINIMAL.with_settings(context=1 << 20)
-    first = next_after([], wide, dataclasses.replace(place(4 << 30), model=model))
+    first = next_after([], wide, dataclasses.replace(place(4 << 30), forms=Forms((model,))))
     tried = failed(first.candidate, 1, "shorter-context")
     tried = dataclasses.replace(tried, remedy=first.remedy)
-    second = next_after([tried], wide, dataclasses.replace(place(3 << 30), model=model))
+    second = next_after([tried], wide, dataclasses.replace(place(3 << 30), forms=Forms((model,))))
     assert second.remedy is not None
     assert second.remedy.trial_id == 1
     assert int(second.candidate.get("context") or 0) <= int(first.candidate.get("context") or 0) / 2

@@ -15,7 +15,8 @@ from enginehouse.core.model import Model
 class Choice:
     """The winner of a search with what it was found on; `chosen_at` is Unix time.
 
-    `asked` are the settings that the user wanted, which a remedy may have had to change.
+    `asked` are the settings that the user wanted, which a remedy may have had to change. `form` is
+    the file that is served when it is not the one that was asked for.
     """
 
     model_digest: str
@@ -29,6 +30,7 @@ class Choice:
     measurement: Measurement
     chosen_at: float
     asked: Settings = ()
+    form: Model | None = None
 
 
 def stale_reasons(

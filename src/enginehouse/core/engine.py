@@ -87,6 +87,19 @@ def without_flags(argv: Sequence[str], flags: Collection[str]) -> tuple[str, ...
 
 
 @dataclass(frozen=True)
+class Call:
+    """One HTTP request to an engine that is up: a JSON body, or a file's bytes as the body."""
+
+    method: str
+    path: str
+    json: str = ""
+    file: str = ""
+
+
+PROVEN, UNPROVEN = "proven", "unproven"
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why something is not tried at all; `actions` are remedies by name (`core/remedies.py`)."""
 
@@ -106,6 +119,26 @@ class Engine(Protocol):
         """The engine's name as the field writes it, used in settings and on the command line."""
 
     @property
+    def status(self) -> str:
+        """`proven`, or `unproven`: written from documentation, never seen on real hardware."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The model formats that it loads: gguf, safetensors."""
+
+    @property
+    def unix_socket(self) -> bool:
+        """Whether it can listen on a unix socket; else it gets a port on the loopback."""
+
+    @property
+    def honours_ignore_eos(self) -> bool:
+        """Whether a request may forbid an early end, so that answers have a given length."""
+
+    @property
+    def stop_signal(self) -> str:
+        """The signal that asks it to end: SIGTERM or SIGINT."""
+
+    @property
     def tunables(self) -> tuple[Tunable, ...]:
         """The settings that a candidate of this engine may hold."""
 
@@ -118,6 +151,9 @@ class Engine(Protocol):
 
     def env(self, launch: Launch) -> tuple[tuple[str, str], ...]:
         """Build the environment variables to add for the engine."""
+
+    def setup(self, launch: Launch) -> tuple[Call, ...]:
+        """Build the requests that make the model known once the engine is up; mostly none."""
 
     def refuse(self, model: Model, machine: Machine) -> Refusal | None:
         """Say why this engine cannot serve the model here, or None when it may."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Refusal
+from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.remedies import CONTEXT_STEP, Situation, describe_remedy, remedied
@@ -48,7 +49,7 @@ class Place:
 
     engine: Engine
     machine: Machine
-    model: Model
+    forms: Forms
     workload: Workload
     memory_reserve_bytes: int
     may_drop_page_cache: bool = False
@@ -58,7 +59,7 @@ class Place:
         return Situation(
             self.engine.tunables,
             self.workload.context_tokens,
-            self.model.context_length,
+            self.forms.model.context_length,
             said,
             self.may_drop_page_cache,
             bool(self.machine.gpus),
@@ -66,8 +67,9 @@ class Place:
 
     def refuse(self, candidate: Candidate) -> Refusal | None:
         """Refuse a candidate that cannot fit or whose settings do not go together."""
+        model = self.forms.of(self.engine, candidate)
         return refuse_candidate(
-            self.engine, candidate, self.model, self.machine, self.memory_reserve_bytes
+            self.engine, candidate, model, self.machine, self.memory_reserve_bytes
         )
 
 
@@ -82,7 +84,7 @@ def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Propos
     if not isinstance(found, Candidate):
         return found
     base = found
-    for lever in place.engine.levers(place.machine, place.model, place.workload):
+    for lever in place.engine.levers(place.machine, place.forms.of(place.engine), place.workload):
         best = base
         for step in lever.steps:
             candidate = base.with_settings(**dict(step))

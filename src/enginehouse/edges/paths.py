@@ -20,6 +20,11 @@ def cache_dir() -> Path:
     return _folder("ENGINEHOUSE_CACHE_DIR", platformdirs.user_cache_dir("enginehouse"))
 
 
+def engines_dir() -> Path:
+    """Return the folder of the engines that Enginehouse built or installed; it may not exist."""
+    return cache_dir() / "engines"
+
+
 def config_dir() -> Path:
     """Return the folder of config.toml (ENGINEHOUSE_CONFIG_DIR overrides); it may not exist."""
     return Path(

@@ -50,7 +50,9 @@ class EngineProcess:
         leases: LeaseBook,
         files: Sequence[Path] = (),
         scratch: Path | None = None,
+        stop_signal: str = "SIGTERM",
     ) -> None:
+        self._stop_signal = signals.Signals[stop_signal]
         self._argv = tuple(argv)
         self._env = dict(env)
         self._log_path = log_path
@@ -144,7 +146,7 @@ class EngineProcess:
     async def stop(self, grace_s: float = 5.0) -> Ended:
         """End the whole group: SIGTERM, then after `grace_s` seconds SIGKILL; may be repeated."""
         if self.is_running:
-            self._signal_group(signals.SIGTERM)
+            self._signal_group(self._stop_signal)
             try:
                 await asyncio.wait_for(asyncio.shield(self.wait()), grace_s)
             except asyncio.TimeoutError:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
-from enginehouse.core.engine import Launch, Lever, Refusal, Tunable, lever, without_flags
+from enginehouse.core.engine import (
+    PROVEN,
+    Call,
+    Launch,
+    Lever,
+    Refusal,
+    Tunable,
+    lever,
+    without_flags,
+)
 from enginehouse.core.estimate import MemoryEstimate
 from enginehouse.core.estimate_llama import DEFAULT_UBATCH, LlamaSettings, estimate_llama
 from enginehouse.core.machine import Machine
@@ -57,6 +66,11 @@ class LlamaCpp:
     """The llama.cpp server."""
 
     name: str = "llama.cpp"
+    status: str = PROVEN
+    formats: tuple[str, ...] = ("gguf",)
+    unix_socket: bool = True
+    honours_ignore_eos: bool = True
+    stop_signal: str = "SIGTERM"
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
 
@@ -99,6 +113,10 @@ class LlamaCpp:
 
     def env(self, launch: Launch) -> tuple[tuple[str, str], ...]:
         """Add nothing: every setting is a flag."""
+        return ()
+
+    def setup(self, launch: Launch) -> tuple[Call, ...]:
+        """Nothing: the model is named on the command line."""
         return ()
 
     def refuse(self, model: Model, machine: Machine) -> Refusal | None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import aiohttp
 
-from enginehouse.core.engine import Endpoint
+from enginehouse.core.engine import Call, Endpoint
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.lifecycle import Event, State, backoff_s, next_state
-from enginehouse.edges.http import open_session
+from enginehouse.edges.http import make_call, open_session
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.processes import EngineProcess
+from enginehouse.edges.scratch import names_folder
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.gateway.replay import Replay
 
@@ -38,6 +39,8 @@ class ServerPlan:
     log_path: Path
     slots: int
     scratch: Path | None = None
+    calls: tuple[Call, ...] = ()
+    stop_signal: str = "SIGTERM"
     shared_slots: int = 0
     prefix_limit_bytes: int = 512 << 20
     can_embed: bool = False
@@ -46,6 +49,11 @@ class ServerPlan:
     probe_interval_s: float = 3.0
     token_interval_s: float = 15.0
     probe_deadline_s: float = 4.0
+
+    @property
+    def uses_scratch(self) -> bool:
+        """Whether the engine is told of its folder."""
+        return self.scratch is not None and names_folder(self.scratch, self.argv, self.env)
 
 
 def new_keeper(plan: ServerPlan) -> SlotKeeper | None:
@@ -151,7 +159,8 @@ class Supervisor:
             log_path=plan.log_path,
             leases=self._leases,
             files=files,
-            scratch=plan.scratch if plan.shared_slots else None,
+            scratch=plan.scratch if plan.uses_scratch else None,
+            stop_signal=plan.stop_signal,
         )
         self.keeper = new_keeper(plan)
         self._replay = Replay()
@@ -189,6 +198,10 @@ class Supervisor:
                 await asyncio.wait_for(self._wait_loaded(session), plan.load_deadline_s)
             except asyncio.TimeoutError:
                 return f"the model was not loaded within {plan.load_deadline_s:g} s"
+            for call in plan.calls:
+                problem = await make_call(session, call)
+                if problem:
+                    return problem
             problem = await self._probe_token(session, plan.first_token_deadline_s)
             if problem:
                 return f"no first token: {problem}"

@@ -21,6 +21,7 @@ from enginehouse.core.workload import Prompt
 from enginehouse.edges.http import open_session
 from enginehouse.edges.slots import CHAT_PATH, SlotKeeper
 
+COUNTED_WORDS = 300
 JSON = {"Content-Type": "application/json"}
 
 
@@ -184,16 +185,26 @@ def _body(shape: LoadShape, prompt: Prompt) -> dict[str, object]:
     return body
 
 
-async def words_per_token(endpoint: Endpoint, text: str) -> float:
-    """Ask the engine's tokenizer how many words of this text one token holds.
+async def words_per_token(endpoint: Endpoint, model: str, text: str) -> float:
+    """Ask the engine how many words of this text one token holds.
+
+    Its tokenizer is asked where it has one (`/tokenize` as llama-server and vLLM take it), else a
+    short and a longer prompt are sent and their counts compared, which leaves the template out.
 
     Raises:
         aiohttp.ClientError: when the engine does not answer.
+        ValueError: when it gives no counts.
     """
-    async with (
-        open_session(endpoint, keep_alive=False) as session,
-        session.post("/tokenize", json={"content": text}) as answer,
-    ):
-        answer.raise_for_status()
-        count = len((await answer.json())["tokens"])
-    return len(text.split()) / max(1, count)
+    async with open_session(endpoint, keep_alive=False) as session:
+        asked = {"content": text, "prompt": text, "model": model}
+        async with session.post("/tokenize", json=asked) as answer:
+            if answer.status == 200:
+                return len(text.split()) / max(1, len((await answer.json())["tokens"]))
+        shape = LoadShape(model, output_tokens=1, ignore_eos=False)
+        words = text.split()[:COUNTED_WORDS]
+        short = await ask(session, shape, Prompt("", words[0]))
+        long = await ask(session, shape, Prompt("", " ".join(words)))
+    tokens = long.prompt_tokens - short.prompt_tokens
+    if tokens <= 0:
+        raise ValueError(long.error or short.error or "the engine counts no prompt tokens")
+    return (len(words) - 1) / tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ from enginehouse.core.candidate import Build, Candidate, Settings
 from enginehouse.core.correction import Observation
 from enginehouse.core.diagnose import diagnose
 from enginehouse.core.diagnose_scan import Book
-from enginehouse.core.engine import Endpoint, Engine, Launch
+from enginehouse.core.engine import Call, Endpoint, Engine, Launch
 from enginehouse.core.errors import EnginehouseError
+from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import RequestSample, measure
 from enginehouse.core.model import Model
@@ -33,14 +34,14 @@ from enginehouse.core.trial import (
     Trial,
 )
 from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
-from enginehouse.edges.http import open_session
+from enginehouse.edges.http import make_call, open_session
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.oom_kills import OomKills
 from enginehouse.edges.page_cache import drop_page_cache
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
-from enginehouse.edges.scratch import new_endpoint, new_scratch
+from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.trials.load import LoadShape, ask, run_load, words_per_token
 
@@ -67,8 +68,8 @@ class Bench:
     """What all trials of one search share."""
 
     run_id: str
-    engine: Engine
-    model: Model
+    engines: Mapping[str, Engine]
+    forms: Forms
     workload: Workload
     records: Records
     leases: LeaseBook
@@ -84,16 +85,30 @@ class Bench:
     asked: Settings = ()
     may_drop_page_cache: bool = False
 
-    def minimal(self, build: Build) -> Candidate:
-        """Return the build's minimal candidate, with the settings that the user asked for."""
-        minimal = self.engine.minimal(build, self.model, self.workload)
-        return minimal.with_settings(**dict(self.asked))
+    @property
+    def model(self) -> Model:
+        """The model that was asked for."""
+        return self.forms.model
 
-    def place(self) -> Place:
-        """Return what proposals rest on, with the machine as it is now."""
+    def engine_of(self, build: Build) -> Engine:
+        """Return the descriptor of a build's engine."""
+        return self.engines[build.engine]
+
+    def minimal(self, build: Build) -> Candidate:
+        """Return the build's minimal candidate, with the settings that the user asked for.
+
+        What the engine has no such setting for is left out.
+        """
+        engine = self.engine_of(build)
+        minimal = engine.minimal(build, self.forms.of(engine), self.workload)
+        known = {tunable.name for tunable in engine.tunables}
+        return minimal.with_settings(**{n: v for n, v in self.asked if n in known})
+
+    def place(self, build: Build) -> Place:
+        """Return what proposals for a build rest on, with the machine as it is now."""
         return Place(
-            self.engine, self.look(), self.model, self.workload, self.memory_reserve_bytes,
-            self.may_drop_page_cache,
+            self.engine_of(build), self.look(), self.forms, self.workload,
+            self.memory_reserve_bytes, self.may_drop_page_cache,
         )  # fmt: skip
 
     def drop_page_cache(self) -> str:
@@ -121,9 +136,10 @@ async def run_trial(
 
     A cancelled trial ends its engine, is stored as interrupted, and stays cancelled.
     """
-    endpoint, scratch = new_endpoint(), new_scratch()
-    launch = Launch(build, candidate, bench.model, endpoint, str(scratch))
-    slots = bench.engine.shared_slots(candidate)
+    engine = bench.engine_of(build)
+    endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
+    launch = Launch(build, candidate, bench.forms.of(engine, candidate), endpoint, str(scratch))
+    slots, calls = engine.shared_slots(candidate), engine.setup(launch)
     trial = bench.records.start_trial(
         Trial(
             run_id=bench.run_id,
@@ -132,8 +148,8 @@ async def run_trial(
             workload=bench.workload.name,
             candidate=candidate,
             build=build,
-            argv=bench.engine.argv(launch),
-            env=bench.engine.env(launch),
+            argv=engine.argv(launch),
+            env=engine.env(launch),
             started_at=time.time(),
             machine_before=bench.look(),
             remedy=remedy,
@@ -147,11 +163,12 @@ async def run_trial(
         env=dict(trial.env),
         log_path=log_path,
         leases=bench.leases,
-        files=(Path(endpoint.socket_path),),
-        scratch=scratch if slots else None,
+        files=(Path(endpoint.socket_path),) if endpoint.socket_path else (),
+        scratch=scratch if names_folder(scratch, trial.argv, trial.env) else None,
+        stop_signal=engine.stop_signal,
     )
     keeper = SlotKeeper(endpoint, slots, scratch, bench.prefix_limit_bytes) if slots else None
-    attempt = _Attempt(bench, process, endpoint, ratio, keeper)
+    attempt = _Attempt(bench, engine, process, endpoint, ratio, keeper, calls)
     try:
         trial = await attempt.run(trial)
     except asyncio.CancelledError:
@@ -185,7 +202,9 @@ def _keep_prediction(bench: Bench, trial: Trial) -> None:
     machine = trial.machine_before
     if trial.outcome is not Outcome.MEASURED or machine is None:
         return
-    predicted = bench.engine.estimate_memory(bench.model, trial.candidate, machine)
+    engine = bench.engine_of(trial.build)
+    model = bench.forms.of(engine, trial.candidate)
+    predicted = engine.estimate_memory(model, trial.candidate, machine)
     bench.records.store_prediction(
         Observation(
             fingerprint=machine.fingerprint(),
@@ -203,10 +222,12 @@ class _Attempt:
     """The mutable part of one trial: its process, its clock and its memory timeline."""
 
     bench: Bench
+    engine: Engine
     process: EngineProcess
     endpoint: Endpoint
     ratio: TokenRatio
     keeper: SlotKeeper | None = None
+    calls: tuple[Call, ...] = ()
     began: float = field(default_factory=time.perf_counter)
     stages: list[StageEvent] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
@@ -298,11 +319,15 @@ class _Attempt:
             while True:
                 with suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
                     async with session.get(
-                        self.bench.engine.ready_path, timeout=aiohttp.ClientTimeout(total=5)
+                        self.engine.ready_path, timeout=aiohttp.ClientTimeout(total=5)
                     ) as answer:
                         if answer.status == 200:
-                            return
+                            break
                 await asyncio.sleep(READY_POLL_S)
+            for call in self.calls:
+                problem = await make_call(session, call)
+                if problem:
+                    raise StageError(Outcome.BAD_ANSWER, problem)
 
     async def _first_token(self) -> None:
         shape = LoadShape(self.bench.model.name, output_tokens=4)
@@ -316,7 +341,8 @@ class _Attempt:
     async def _words_per_token(self) -> float:
         """Ask the engine's tokenizer; an engine that dies meanwhile is a result like any other."""
         try:
-            return await words_per_token(self.endpoint, "\n\n".join(self.bench.passages))
+            text = "\n\n".join(self.bench.passages)
+            return await words_per_token(self.endpoint, self.bench.model.name, text)
         except (aiohttp.ClientError, OSError, KeyError, ValueError) as problem:
             said = f"the tokenizer gave no answer: {type(problem).__name__}: {problem}"
             raise StageError(Outcome.BAD_ANSWER, said) from problem
@@ -348,7 +374,7 @@ class _Attempt:
             self.bench.workload.name,
             samples,
             streams=self.bench.workload.streams,
-            bytes_per_token=self.bench.model.bytes_per_token,
+            bytes_per_token=self.bench.forms.of(self.engine, trial.candidate).bytes_per_token,
             memory_bandwidth_bytes_per_s=self.bench.bandwidth_bytes_per_s,
             peak_memory_bytes=trial.peak_memory_bytes,
         )

@@ -68,7 +68,7 @@ async def search(
     for build in builds:
         own = owns[build.digest]
         while not own or (not base_found(own) and left_s() > overrun_s(own, budget_s)):
-            proposal = propose(bench.place(), minimals[build.digest], own)
+            proposal = propose(bench.place(build), minimals[build.digest], own)
             if proposal is None:
                 break
             if proposal.refusal is not None:
@@ -79,7 +79,7 @@ async def search(
     for build in fastest_first(builds, owns):
         own = owns[build.digest]
         while left_s() > kept_s(trials, budget_s):
-            proposal = propose(bench.place(), minimals[build.digest], own)
+            proposal = propose(bench.place(build), minimals[build.digest], own)
             if proposal is None or proposal.refusal is not None:
                 break
             own.append(await attempt(proposal, build))
