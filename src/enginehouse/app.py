@@ -236,8 +236,8 @@ class House:
         asked: CandidateSettings = (),
     ) -> FindResult:  # fmt: skip
         """Search for the best candidate and store the choice; every trial is recorded."""
-        from enginehouse.core.propose import base_of
-        from enginehouse.trials.search import search
+        from enginehouse.trials.lab import BenchLab
+        from enginehouse.trials.search import Hunt
 
         workload = WORKLOADS[workload_name]
         check_context(model, workload, asked)
@@ -248,11 +248,12 @@ class House:
         refusals: list[str] = []
         bench = self.bench(model, workload, asked)
         noted = Noted(watch, refusals)
-        trials = asyncio.run(search(bench, self._unblocked(builds, noted), budget_s, noted))
-        if not trials:
+        hunt = Hunt(BenchLab(bench, noted), self._unblocked(builds, noted), budget_s, noted)
+        asyncio.run(hunt.run())
+        if not hunt.trials:
             return FindResult(bench.run_id, model, workload.name, (), None, None, tuple(refusals))
-        minimal = bench.minimal(trials[0].build)
-        ranked = choose(trials, base_of(trials, minimal))
+        minimal = bench.minimal(hunt.trials[0].build)
+        ranked = choose(hunt.trials, hunt.base(), hunt.refused)
         choice = self._store_choice(ranked[0], bench, machine)
         return FindResult(bench.run_id, model, workload.name, ranked, minimal, choice)
 

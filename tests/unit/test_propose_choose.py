@@ -7,7 +7,8 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginehouse.core.choose import choose, finalists
+from enginehouse.core.choose import choose
+from enginehouse.core.contest import finalists
 from enginehouse.core.forms import Forms
 from enginehouse.core.propose import Place, propose
 from enginehouse.core.trial import Outcome, Trial
@@ -105,4 +106,4 @@ def test_repeated_measurements_count_by_their_median() -> None:
     lucky = MINIMAL.with_settings(slots=16)
     trials = [trial(MINIMAL, 100)] * 3 + [trial(lucky, 300), trial(lucky, 80), trial(lucky, 80)]
     assert choose(trials, MINIMAL)[0].trial.candidate == MINIMAL
-    assert finalists(trials, MINIMAL) == ()
+    assert finalists(trials, MINIMAL, 2, {}) == ()

@@ -62,16 +62,22 @@ class Tunable:
 class Lever:
     """One step a search may take: try each of these changes on top of the best so far.
 
-    A step changes one tunable, or several that only help together.
+    A step changes one tunable, or several that only help together. `more` are values for the
+    sampler only, once the steps have been climbed.
     """
 
     steps: tuple[Settings, ...]
     why: str
+    more: tuple[Settings, ...] = ()
 
 
-def lever(tunable: str, values: Sequence[Setting], why: str) -> Lever:
+def lever(tunable: str, values: Sequence[Setting], why: str, more: Sequence[Setting] = ()) -> Lever:
     """Return the lever that tries these values of one tunable."""
-    return Lever(tuple(((tunable, value),) for value in values), why)
+    return Lever(
+        tuple(((tunable, value),) for value in values),
+        why,
+        tuple(((tunable, value),) for value in more),
+    )
 
 
 def without_flags(argv: Sequence[str], flags: Collection[str]) -> tuple[str, ...]:

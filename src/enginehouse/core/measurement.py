@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class RequestSample:
     """One request as its client saw it.
 
     `chunk_times_s` holds the arrival of every chunk that carried text, the first one included;
-    token counts are the engine's own. `error` is empty when the answer was whole.
+    token counts are the engine's own. `error` is empty when the answer was whole, or when the load
+    ended before it was (`is_cut`), which leaves the output tokens unknown (0).
     """
 
     start_s: float
@@ -27,6 +28,7 @@ class RequestSample:
     output_tokens: int
     text: str = ""
     error: str = ""
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Measurement:
     of the same output: text that loops flatters speculation. `roofline_share` is output tok/s of a
     single stream while decoding ÷ (memory bandwidth ÷ bytes read per token); None with several
     streams, where one read serves many, and where the bandwidth has not been measured.
+    `cut` counts requests that the end of the load's time cut off: `requests` are the whole ones,
+    and the tokens of the others are estimated by their text. `goodput_tok_per_s` counts only
+    requests within the limits that were asked for, None when none were.
     """
 
     workload: str
@@ -67,6 +72,35 @@ class Measurement:
     peak_memory_bytes: int = 0
     roofline_share: float | None = None
     first_error: str = ""
+    cut: int = 0
+    goodput_tok_per_s: float | None = None
+
+    @property
+    def score_tok_per_s(self) -> float:
+        """What candidates are ranked by: goodput where limits were asked for, else throughput."""
+        good = self.goodput_tok_per_s
+        return self.output_tok_per_s if good is None else good
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request must keep to count as good, in seconds; None is no limit.
+
+    `itl_s` bounds the mean time between a request's tokens (its TPOT), as SLOs of the field do.
+    """
+
+    ttft_s: float | None = None
+    itl_s: float | None = None
+
+    def keeps(self, sample: RequestSample) -> bool:
+        """Whether a request kept the limits."""
+        times = sample.chunk_times_s
+        if not times:
+            return False
+        if self.ttft_s is not None and times[0] - sample.start_s > self.ttft_s:
+            return False
+        tokens = sample.output_tokens
+        return self.itl_s is None or tokens < 2 or tpot_s(sample) <= self.itl_s
 
 
 def percentiles_of(values: Iterable[float]) -> Percentiles:
@@ -89,31 +123,33 @@ def measure(
     bytes_per_token: int = 0,
     memory_bandwidth_bytes_per_s: float | None = None,
     peak_memory_bytes: int = 0,
+    limits: Limits | None = None,
 ) -> Measurement:
     """Make a load's figures of its samples; failed requests count only as failed.
 
-    The duration runs from the first request's start to the last answer's end.
+    The duration runs from the first request's start to the last answer's end, or to the load's.
     """
-    good = [sample for sample in samples if not sample.error]
+    counted = with_estimates([sample for sample in samples if not sample.error])
+    good = [sample for sample in counted if not sample.is_cut]
     duration_s = 0.0
-    if good:
-        duration_s = max(s.end_s for s in good) - min(s.start_s for s in good)
-    output_tokens = sum(s.output_tokens for s in good)
+    if counted:
+        duration_s = max(s.end_s for s in counted) - min(s.start_s for s in counted)
+    output_tokens = sum(s.output_tokens for s in counted)
     tpot = percentiles_of(tpot_s(s) for s in good if s.output_tokens > 1 and s.chunk_times_s)
     return Measurement(
         workload=workload,
         requests=len(good),
-        failed=len(samples) - len(good),
+        failed=len(samples) - len(counted),
         duration_s=duration_s,
         output_tok_per_s=output_tokens / duration_s if duration_s else 0.0,
         requests_per_s=len(good) / duration_s if duration_s else 0.0,
         prompt_tokens=sum(s.prompt_tokens for s in good),
         cached_tokens=sum(s.cached_tokens for s in good),
         output_tokens=output_tokens,
-        ttft_s=percentiles_of(s.chunk_times_s[0] - s.start_s for s in good if s.chunk_times_s),
+        ttft_s=percentiles_of(s.chunk_times_s[0] - s.start_s for s in counted if s.chunk_times_s),
         itl_s=percentiles_of(
             later - earlier
-            for s in good
+            for s in counted
             for earlier, later in zip(s.chunk_times_s, s.chunk_times_s[1:], strict=False)
         ),
         tpot_s=tpot,
@@ -124,7 +160,31 @@ def measure(
             tpot.p50 if streams == 1 else 0.0, bytes_per_token, memory_bandwidth_bytes_per_s
         ),
         first_error=next((s.error for s in samples if s.error), ""),
+        cut=len(counted) - len(good),
+        goodput_tok_per_s=goodput(counted, limits, duration_s) if limits else None,
     )
+
+
+def goodput(samples: Sequence[RequestSample], limits: Limits, duration_s: float) -> float:
+    """Return output tokens per second of the requests that kept the limits."""
+    tokens = sum(s.output_tokens for s in samples if limits.keeps(s))
+    return tokens / duration_s if duration_s else 0.0
+
+
+def with_estimates(samples: Sequence[RequestSample]) -> list[RequestSample]:
+    """Give requests that were cut off the tokens that their text is likely to hold.
+
+    Tokens per character are those of the whole answers; without any, a chunk counts as a token.
+    """
+    whole = [s for s in samples if not s.is_cut]
+    characters = sum(len(s.text) for s in whole)
+    rate = sum(s.output_tokens for s in whole) / characters if characters else 0.0
+    return [
+        replace(s, output_tokens=round(rate * len(s.text)) if rate else len(s.chunk_times_s))
+        if s.is_cut
+        else s
+        for s in samples
+    ]
 
 
 def tpot_s(sample: RequestSample) -> float:

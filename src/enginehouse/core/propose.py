@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Candidate
-from enginehouse.core.engine import Engine, Refusal
+from enginehouse.core.engine import Engine, Lever, Refusal, lever
 from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
@@ -65,6 +65,15 @@ class Place:
             bool(self.machine.gpus),
         )
 
+    def levers(self) -> tuple[Lever, ...]:
+        """Return the steps worth trying, the quantizations at hand first: they decide most."""
+        own = self.engine.levers(self.machine, self.forms.of(self.engine), self.workload)
+        names = tuple(self.forms.variants) if "gguf" in self.engine.formats else ()
+        if not names:
+            return own
+        why = "fewer bytes to read, or a format that this CPU computes faster"
+        return (lever("quantization", names[:2], why, names[2:]), *own)
+
     def refuse(self, candidate: Candidate) -> Refusal | None:
         """Refuse a candidate that cannot fit or whose settings do not go together."""
         model = self.forms.of(self.engine, candidate)
@@ -84,13 +93,13 @@ def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Propos
     if not isinstance(found, Candidate):
         return found
     base = found
-    for lever in place.engine.levers(place.machine, place.forms.of(place.engine), place.workload):
+    for one in place.levers():
         best = base
-        for step in lever.steps:
+        for step in one.steps:
             candidate = base.with_settings(**dict(step))
             if candidate.id not in tried.last:
                 if place.refuse(candidate) is None:
-                    return Proposal(candidate, lever.why)
+                    return Proposal(candidate, one.why)
                 continue
             way = _find_way(place, candidate, tried, MOST_LEVER_CURES)
             if isinstance(way, Proposal) and way.refusal is None:
@@ -255,4 +264,4 @@ def refuse_candidate(
 
 def throughput(trial: Trial) -> float:
     """Return what trials are ranked by, 0 when there is no measurement."""
-    return trial.measurement.output_tok_per_s if trial.measurement else 0.0
+    return trial.measurement.score_tok_per_s if trial.measurement else 0.0

@@ -24,11 +24,13 @@ class Outcome(str, Enum):
     """How a trial ended.
 
     `running` is only seen while it runs, or when Enginehouse itself was killed meanwhile; the next
-    start turns it into `interrupted`.
+    start turns it into `interrupted`. `pruned` is a load that was given up since it was far behind
+    the best: its figures are those until then.
     """
 
     RUNNING = "running"
     MEASURED = "measured"
+    PRUNED = "pruned"
     EXITED = "exited"
     TIMED_OUT = "timed-out"
     GUARDED = "guarded"
@@ -125,7 +127,8 @@ class Trial:
 
     `id` is 0 until the record is stored. Times: `started_at` is Unix time, the rest seconds from
     it.
-    Exactly one of `exit_code` and `signal` is set once the engine has ended.
+    Exactly one of `exit_code` and `signal` is set once the engine has ended. `purpose` is what the
+    search tried it for (`core/contest.py`).
     """
 
     run_id: str
@@ -151,6 +154,7 @@ class Trial:
     diagnosis: Diagnosis | None = None
     measurement: Measurement | None = None
     remedy: AppliedRemedy | None = None
+    purpose: str = ""
 
     @property
     def has_measurement(self) -> bool:

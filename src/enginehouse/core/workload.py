@@ -14,7 +14,9 @@ class Workload:
     throughput: output tokens per second over all streams.
 
     Prompt sizes are in tokens of the message text, without the chat template's own tokens;
-    `shared_prefix_tokens` is a system prompt that all requests have in common.
+    `shared_prefix_tokens` is a system prompt that all requests have in common. Answers end where
+    the model ends them, at `output_tokens` at most; with `forced_lengths` nowhere else, which makes
+    work equal but lets a model run on into loops that flatter speculation.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Workload:
     shared_prefix_tokens: int
     prompt_tokens: int
     output_tokens: int
+    forced_lengths: bool = False
     seed: int = 20261123
 
     @property

@@ -7,8 +7,9 @@ connection after a stream never costs a retry within a measurement.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from enginehouse.edges.http import open_session
 from enginehouse.edges.slots import CHAT_PATH, SlotKeeper
 
 COUNTED_WORDS = 300
+WATCH_EVERY_S = 0.25
 JSON = {"Content-Type": "application/json"}
 
 
@@ -69,28 +71,85 @@ class LoadShape:
     cache_prompt: bool = True
 
 
+def never_too_slow(elapsed_s: float, characters: int) -> str:
+    """Let any load go on."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Window:
+    """When a load ends before all is answered.
+
+    After `ends_s` nothing new begins once one request is answered. `too_slow` takes the seconds
+    since the start and the characters that came, and says why to give the load up, empty to go on.
+    """
+
+    ends_s: float = math.inf
+    too_slow: Callable[[float, int], str] = never_too_slow
+
+
+WHOLE = Window()
+
+
+class TooSlowError(Exception):
+    """The load was given up; holds what came until then."""
+
+    def __init__(self, reason: str, samples: tuple[RequestSample, ...]) -> None:
+        super().__init__(reason)
+        self.samples = samples
+
+
 async def run_load(
     endpoint: Endpoint,
     shape: LoadShape,
     prompts: Sequence[Prompt],
     streams: int,
     keeper: SlotKeeper | None = None,
+    window: Window = WHOLE,
 ) -> tuple[RequestSample, ...]:
     """Send all prompts with `streams` concurrent clients, each starting its next when done.
 
-    `keeper` seats requests as the gateway does when this candidate is served.
+    `keeper` seats requests as the gateway does when this candidate is served. Where the window ends
+    the load before all is answered, the requests under way are samples that were cut off; a single
+    stream ends between two of its requests.
+
+    Raises:
+        TooSlowError: when the window's pace says so.
     """
     waiting = list(enumerate(prompts))[::-1]
     samples: dict[int, RequestSample] = {}
+    live: dict[int, _Recorder] = {}
+    began = time.perf_counter()
 
     async def client(session: aiohttp.ClientSession) -> None:
-        while waiting:
+        while waiting and not (samples and time.perf_counter() - began > window.ends_s):
             index, prompt = waiting.pop()
-            samples[index] = await ask(session, shape, prompt, keeper)
+            live[index] = _Recorder()
+            samples[index] = await ask(session, shape, prompt, keeper, live[index])
+
+    def partial() -> tuple[RequestSample, ...]:
+        now = time.perf_counter()
+        cut = {i: r.sample(now, is_cut=True) for i, r in live.items() if i not in samples}
+        merged = {**samples, **cut}
+        return tuple(merged[index] for index in sorted(merged))
 
     async with open_session(endpoint, keep_alive=False) as session:
-        await asyncio.gather(*(client(session) for _ in range(streams)))
-    return tuple(samples[index] for index in sorted(samples))
+        clients = asyncio.gather(*(client(session) for _ in range(streams)))
+        try:
+            while not clients.done():
+                await asyncio.wait({clients}, timeout=WATCH_EVERY_S)
+                elapsed = time.perf_counter() - began
+                behind = window.too_slow(elapsed, sum(len("".join(r.text)) for r in live.values()))
+                if behind and not clients.done():
+                    raise TooSlowError(behind, partial())
+                if streams > 1 and samples and elapsed > window.ends_s:
+                    break
+            if clients.done():
+                await clients
+            return partial()
+        finally:
+            clients.cancel()
+            await asyncio.gather(clients, return_exceptions=True)
 
 
 async def ask(
@@ -98,10 +157,10 @@ async def ask(
     shape: LoadShape,
     prompt: Prompt,
     keeper: SlotKeeper | None = None,
+    recorder: _Recorder | None = None,
 ) -> RequestSample:
     """Send one streamed chat completion; a failure is a sample with its error, not an exception."""
-    start = time.perf_counter()
-    recorder = _Recorder()
+    recorder = recorder or _Recorder()
     error = ""
     body = msgspec.json.encode(_body(shape, prompt))
     try:
@@ -117,22 +176,14 @@ async def ask(
     except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as problem:
         error = f"{type(problem).__name__}: {problem}"
     error = error or recorder.missing()
-    return RequestSample(
-        start_s=start,
-        end_s=time.perf_counter(),
-        chunk_times_s=tuple(recorder.times),
-        prompt_tokens=recorder.usage.prompt_tokens,
-        cached_tokens=(recorder.usage.prompt_tokens_details or _Details()).cached_tokens or 0,
-        output_tokens=recorder.usage.completion_tokens,
-        text="".join(recorder.text),
-        error=error,
-    )
+    return recorder.sample(time.perf_counter(), error)
 
 
 class _Recorder:
     """Collects one stream's chunks."""
 
     def __init__(self) -> None:
+        self.start_s = time.perf_counter()
         self.times: list[float] = []
         self.text: list[str] = []
         self.usage = _Usage()
@@ -156,6 +207,19 @@ class _Recorder:
                 self.text.append(piece)
         if chunk.usage is not None:
             self.usage = chunk.usage
+
+    def sample(self, end_s: float, error: str = "", is_cut: bool = False) -> RequestSample:
+        return RequestSample(
+            start_s=self.start_s,
+            end_s=end_s,
+            chunk_times_s=tuple(self.times),
+            prompt_tokens=self.usage.prompt_tokens,
+            cached_tokens=(self.usage.prompt_tokens_details or _Details()).cached_tokens or 0,
+            output_tokens=self.usage.completion_tokens,
+            text="".join(self.text),
+            error=error,
+            is_cut=is_cut,
+        )
 
     def missing(self) -> str:
         if self.problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -21,8 +22,9 @@ from enginehouse.core.engine import Call, Endpoint, Engine, Launch
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
-from enginehouse.core.measurement import RequestSample, measure
+from enginehouse.core.measurement import Limits, RequestSample, measure
 from enginehouse.core.model import Model
+from enginehouse.core.pace import Pace
 from enginehouse.core.propose import Place
 from enginehouse.core.trial import (
     AppliedRemedy,
@@ -43,7 +45,7 @@ from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.edges.slots import SlotKeeper
-from enginehouse.trials.load import LoadShape, ask, run_load, words_per_token
+from enginehouse.trials.load import LoadShape, TooSlowError, Window, ask, run_load, words_per_token
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class Bench:
     look: Callable[[], Machine]
     asked: Settings = ()
     may_drop_page_cache: bool = False
+    limits: Limits | None = None
 
     @property
     def model(self) -> Model:
@@ -116,11 +119,35 @@ class Bench:
         return drop_page_cache()
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """How one trial measures: for how long at least, and against whose pace it may be given up."""
+
+    window_s: float = math.inf
+    pace: Pace | None = None
+    purpose: str = ""
+
+    def window(self) -> Window:
+        """Return the window of the trial's load."""
+        if self.pace is None:
+            return Window(self.window_s)
+        pace, window_s = self.pace, self.window_s
+        return Window(window_s, lambda at_s, made: pace.too_slow(at_s, made, window_s))
+
+
+WHOLE_LOAD = Measuring()
+
+
 @dataclass
 class TokenRatio:
-    """Words per token of the model, asked once, so that every candidate gets the same prompts."""
+    """What the trials of one search learn for the next ones.
+
+    Words per token of the model are asked once, so that every candidate gets the same prompts; the
+    pace of each candidate's last load is what later ones are held against.
+    """
 
     words_per_token: float = 0.0
+    paces: dict[str, Pace] = field(default_factory=dict)
 
 
 async def run_trial(
@@ -129,6 +156,7 @@ async def run_trial(
     candidate: Candidate,
     ratio: TokenRatio,
     remedy: AppliedRemedy | None = None,
+    measuring: Measuring = WHOLE_LOAD,
 ) -> Trial:
     """Try one candidate and return its stored record; only our own faults are raised.
 
@@ -153,6 +181,7 @@ async def run_trial(
             started_at=time.time(),
             machine_before=bench.look(),
             remedy=remedy,
+            purpose=measuring.purpose,
         )
     )
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
@@ -168,7 +197,7 @@ async def run_trial(
         stop_signal=engine.stop_signal,
     )
     keeper = SlotKeeper(endpoint, slots, scratch, bench.prefix_limit_bytes) if slots else None
-    attempt = _Attempt(bench, engine, process, endpoint, ratio, keeper, calls)
+    attempt = _Attempt(bench, engine, process, endpoint, ratio, measuring, keeper, calls)
     try:
         trial = await attempt.run(trial)
     except asyncio.CancelledError:
@@ -176,7 +205,7 @@ async def run_trial(
         bench.records.update_trial(trial)
         raise
     trial = dataclasses.replace(trial, machine_after=bench.look())
-    if trial.outcome is not Outcome.MEASURED:
+    if trial.outcome not in (Outcome.MEASURED, Outcome.PRUNED):
         trial = dataclasses.replace(
             trial,
             diagnosis=diagnose(
@@ -226,6 +255,7 @@ class _Attempt:
     process: EngineProcess
     endpoint: Endpoint
     ratio: TokenRatio
+    measuring: Measuring
     keeper: SlotKeeper | None = None
     calls: tuple[Call, ...] = ()
     began: float = field(default_factory=time.perf_counter)
@@ -244,6 +274,8 @@ class _Attempt:
             await self._stage(Stage.LOAD, self._wait_ready(), deadlines.load_s)
             await self._stage(Stage.FIRST_TOKEN, self._first_token(), deadlines.first_token_s)
             samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
+        except TooSlowError as given_up:
+            outcome, detail, samples = Outcome.PRUNED, str(given_up), given_up.samples
         except StageError as failure:
             outcome, detail = await self._name_cause(failure)
         except EnginehouseError as problem:
@@ -256,7 +288,7 @@ class _Attempt:
             if self._was_started():
                 self._enter(Stage.STOP)
                 ended = await self.process.stop(self.bench.deadlines.stop_s)
-        if outcome is not Outcome.MEASURED:
+        if outcome not in (Outcome.MEASURED, Outcome.PRUNED):
             self.stages = [s for s in self.stages if s.stage is not Stage.STOP]
         trial = dataclasses.replace(
             trial,
@@ -266,10 +298,11 @@ class _Attempt:
             duration_s=time.perf_counter() - self.began,
             memory=tuple(self.memory),
         )
-        if self._was_started() and (crashed or outcome is Outcome.MEASURED):
+        if self._was_started() and (crashed or samples):
             trial = dataclasses.replace(trial, exit_code=ended.exit_code, signal=ended.signal)
-        if outcome is Outcome.MEASURED:
+        if samples:
             trial = dataclasses.replace(trial, measurement=self._figures(trial, samples))
+            self.ratio.paces[trial.candidate.id] = Pace.of(samples)
         return trial
 
     async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:
@@ -359,8 +392,10 @@ class _Attempt:
         prompts = build_prompts(
             workload, bench.passages, bench.questions, self.ratio.words_per_token, workload.requests
         )
-        shape = LoadShape(bench.model.name, workload.output_tokens)
-        samples = await run_load(self.endpoint, shape, prompts, workload.streams, self.keeper)
+        shape = LoadShape(bench.model.name, workload.output_tokens, workload.forced_lengths)
+        samples = await run_load(
+            self.endpoint, shape, prompts, workload.streams, self.keeper, self.measuring.window()
+        )
         failed = [sample for sample in samples if sample.error]
         if failed:
             raise StageError(
@@ -377,6 +412,7 @@ class _Attempt:
             bytes_per_token=self.bench.forms.of(self.engine, trial.candidate).bytes_per_token,
             memory_bandwidth_bytes_per_s=self.bench.bandwidth_bytes_per_s,
             peak_memory_bytes=trial.peak_memory_bytes,
+            limits=self.bench.limits,
         )
 
     async def _watch(self) -> None:
