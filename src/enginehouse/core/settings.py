@@ -54,6 +54,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("find.workload", "choice", "chat", "workload to find for", tuple(WORKLOADS)),
         Setting("find.budget", "duration", "3m", "time for the trials"),
         Setting("trials.memory_reserve", "bytes", "512MiB", "MemAvailable that trials leave"),
+        Setting("trials.disk_budget", "bytes", "20GiB", "most disk for re-quantized models"),
+        Setting("trials.disk_reserve", "bytes", "2GiB", "free disk that trials leave"),
         Setting(
             "trials.may_drop_page_cache",
             "choice",
