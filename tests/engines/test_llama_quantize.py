@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.random_gguf import write_random_gguf
-from benchmarks.shapes import SHAPES, with_layers
+from benchmarks.shapes import SHAPES
 
 from enginehouse.core.quant_types import FORMATS
 from enginehouse.edges.model_files import read_place
@@ -29,11 +29,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("shape", ["smollm2-135m", "qwen3moe-small"])
 @pytest.mark.parametrize("quantization", sorted(FORMATS))
-def test_both_write_the_same_file(tmp_path: Path, shape: str, quantization: str) -> None:
-    """Whatever the format and the rows' length, the files are equal in every byte."""
-    source = write_random_gguf(tmp_path / "m.gguf", with_layers(SHAPES[shape], 2), "F16")
+def test_both_write_the_same_file(tmp_path: Path, quantization: str) -> None:
+    """Whatever the format, the files are equal in every byte."""
+    source = write_random_gguf(tmp_path / "m.gguf", SHAPES["tiny"], "F16")
     model = read_place(source)
     program = find_program()
     assert program is not None
