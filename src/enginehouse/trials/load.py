@@ -81,8 +81,9 @@ class Window:
     """When a load ends before all is answered.
 
     After `ends_s` nothing new begins once every stream could have been answered: one request of a
-    single stream, one wave of several. Less would count prompts whose answers are still to come. `too_slow` takes the seconds
-    since the start and the characters that came, and says why to give the load up, empty to go on.
+    single stream, one wave of several. Less would count prompts whose answers are still to come.
+    `too_slow` takes the seconds since the start and the characters that came, and says why to give
+    the load up, empty to go on.
     """
 
     ends_s: float = math.inf
