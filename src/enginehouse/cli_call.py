@@ -27,6 +27,8 @@ KEYS = {
     "budget": "find.budget",
     "port": "gateway.port",
     "host": "gateway.host",
+    "ttft_limit": "find.ttft_limit",
+    "itl_limit": "find.itl_limit",
 }
 """Options that stand for a setting."""
 
@@ -115,6 +117,18 @@ budget_option = click.option(
     "--budget", metavar="TIME", callback=_keep, expose_value=False,
     help='Time for the trials, such as "90s" or "5m"; where trials are long, at most twice that.',
 )  # fmt: skip
+
+
+def limit_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the limits that a request must keep to count."""
+    for name, what in (("ttft", "to its first token"), ("itl", "per token after it")):
+        function = click.option(
+            f"--{name}-limit", metavar="TIME", callback=_keep, expose_value=False,
+            help=f"Rank by goodput: only requests that take at most TIME {what} count.",
+        )(function)  # fmt: skip
+    return function
+
+
 port_option = click.option(
     "--port", metavar="PORT", callback=_keep, expose_value=False, help="Port of the endpoint."
 )

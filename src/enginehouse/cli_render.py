@@ -17,6 +17,7 @@ from enginehouse.core.settings import SETTINGS
 if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
     from enginehouse.core.model import Model
+    from enginehouse.core.quality import Quality
     from enginehouse.core.settings import Settings
     from enginehouse.core.trial import Diagnosis, Trial
 
@@ -57,9 +58,19 @@ def leaderboard(result: FindResult) -> str:
     """Show the candidates best first, each with why it won, lost or failed."""
     rows = []
     for place, (trial, reason) in enumerate(result.rows, start=1):
-        rows.append((str(place), str(trial.id), *_figures(trial), result.label(trial), reason))
-    header = ("#", "TRIAL", "TOK/S", "TTFT P50", "ITL P50", "MEMORY", "CANDIDATE", "WHY")
+        answers = _answers(result.ranked[place - 1].quality)
+        figures = (str(place), str(trial.id), *_figures(trial), answers)
+        rows.append((*figures, result.label(trial), reason))
+    columns = ("TOK/S", "TTFT P50", "ITL P50", "MEMORY", "KL, TOP-1")
+    header = ("#", "TRIAL", *columns, "CANDIDATE", "WHY")
     return f"{result.model.name} under {result.workload}\n{table(header, rows)}"
+
+
+def _answers(quality: Quality | None) -> str:
+    """Show what the exam said of a candidate's answers: mean divergence, equal first choices."""
+    if quality is None:
+        return "-"
+    return f"{quality.kl_mean:.3f}, {quality.top1_agreement:.0%}"
 
 
 def _figures(trial: Trial) -> tuple[str, str, str, str]:

@@ -75,6 +75,18 @@ class Candidate:
         return ", ".join(changed)
 
 
+ANSWER_SETTINGS = (
+    "quantization", "kv_type", "kv_cache_dtype", "dtype", "speculation", "flash_attention",
+)  # fmt: skip
+"""Settings that may change what a model answers, by rounding or by drafting."""
+
+
+def answer_key(candidate: Candidate) -> Settings:
+    """Return what of a candidate may change its answers; equal keys need one exam."""
+    held = tuple((n, v) for n, v in candidate.settings if n in ANSWER_SETTINGS)
+    return (("build", candidate.build_digest), *held)
+
+
 def settings_of(mapping: Mapping[str, Setting]) -> Settings:
     """Freeze a mapping of settings in the order that makes equal ones equal."""
     return tuple(sorted(mapping.items()))

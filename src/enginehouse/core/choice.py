@@ -16,7 +16,8 @@ class Choice:
     """The winner of a search with what it was found on; `chosen_at` is Unix time.
 
     `asked` are the settings that the user wanted, which a remedy may have had to change. `form` is
-    the file that is served when it is not the one that was asked for.
+    the file that is served when it is not the one that was asked for; `refusals` is what the search
+    said of candidates that it did not try.
     """
 
     model_digest: str
@@ -31,6 +32,7 @@ class Choice:
     chosen_at: float
     asked: Settings = ()
     form: Model | None = None
+    refusals: tuple[str, ...] = ()
 
 
 def stale_reasons(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
-from enginehouse.core.candidate import Candidate
+from enginehouse.core.candidate import Candidate, answer_key
 from enginehouse.core.contest import FINAL, TIE, Contribution, Table, contributions
 from enginehouse.core.interval import Interval
 from enginehouse.core.propose import throughput
+from enginehouse.core.quality import Quality
 from enginehouse.core.trial import Outcome, Trial
 
 HIDDEN = 0.06
@@ -22,7 +23,8 @@ class Ranked:
     """One candidate's place: its best-known trial, its rate over its trials, and why.
 
     `versus` is its rate ÷ the winner's with the 95 % interval, where the finals show one;
-    `contributions` say what each setting brought, for the winner only.
+    `contributions` say what each setting brought, for the winner only. `quality` is what the exam
+    said of its answers, None where none was needed or put.
     """
 
     trial: Trial
@@ -31,6 +33,7 @@ class Ranked:
     reason: str
     versus: Interval | None = None
     contributions: tuple[Contribution, ...] = ()
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,14 @@ def choose(
         else:
             why = _why_failed(s.trial, answered.get(s.trial.id, 0))
             ranked.append(Ranked(s.trial, 0.0, s.trials, why))
-    return tuple(ranked)
+    return tuple(replace(r, quality=_quality_of(r.trial.candidate, trials)) for r in ranked)
+
+
+def _quality_of(candidate: Candidate, trials: Sequence[Trial]) -> Quality | None:
+    """Return the newest exam's verdict on the candidate, or on one with the same answers."""
+    key = answer_key(candidate)
+    found = [t.quality for t in trials if t.quality and answer_key(t.candidate) == key]
+    return found[-1] if found else None
 
 
 def _rank_good(good: list[_Scored], minimal: Candidate, trials: Sequence[Trial]) -> list[Ranked]:
@@ -105,7 +115,7 @@ def _score(group: list[Trial]) -> _Scored:
     candidate, as a free port does.
     """
     mended = {t.remedy.trial_id for t in group if t.remedy is not None and t.has_measurement}
-    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.PRUNED)
+    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.PRUNED, Outcome.EXAMINED)
     failed = [t for t in group if t.outcome not in fine and t.id not in mended]
     measured = [t for t in group if t.has_measurement]
     given_up = [t for t in group if t.outcome is Outcome.PRUNED]

@@ -18,8 +18,8 @@ from enginehouse.core.interval import Interval, quantile
 from enginehouse.core.propose import throughput
 from enginehouse.core.trial import Outcome, Trial
 
-MINIMAL, EXPLORE, FINAL, ABLATION, REFERENCE = (
-    "minimal", "explore", "final", "ablation", "reference",
+MINIMAL, EXPLORE, FINAL, ABLATION, REFERENCE, EXAM = (
+    "minimal", "explore", "final", "ablation", "reference", "exam",
 )  # fmt: skip
 """What a trial is for."""
 TIE = 0.03
@@ -98,7 +98,7 @@ class Table:
 def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:
     """Return each measured candidate's median rate by id; a candidate that once failed has none."""
     mended = {t.remedy.trial_id for t in trials if t.remedy is not None and t.has_measurement}
-    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.RUNNING)
+    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.RUNNING, Outcome.EXAMINED)
     failed = {t.candidate.id for t in trials if t.outcome not in fine and t.id not in mended}
     rates: dict[str, list[float]] = {}
     for trial in trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ BYTE_UNITS = {
 WANTED = {
     "text": "a text",
     "integer": "a whole number",
+    "number": "a number that is not negative",
     "duration": 'a duration such as "90s" or "5m"',
     "bytes": 'a size such as "512MiB"',
 }
@@ -28,7 +30,7 @@ RESERVED = ("STATE_DIR", "CACHE_DIR", "CONFIG_DIR", "LEASE")
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting; `kind` is text, integer, duration (seconds), bytes, or choice."""
+    """One setting; `kind` is text, integer, number, duration (seconds), bytes, or choice."""
 
     key: str
     kind: str
@@ -53,6 +55,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("engine.vllm.python", "text", "", "the Python of an environment with vLLM"),
         Setting("find.workload", "choice", "chat", "workload to find for", tuple(WORKLOADS)),
         Setting("find.budget", "duration", "3m", "time for the trials"),
+        Setting("find.ttft_limit", "duration", "0s", "TTFT that a good request keeps; 0s is none"),
+        Setting("find.itl_limit", "duration", "0s", "time per token it keeps; 0s is none"),
         Setting("trials.memory_reserve", "bytes", "512MiB", "MemAvailable that trials leave"),
         Setting("trials.disk_budget", "bytes", "20GiB", "most disk for re-quantized models"),
         Setting("trials.disk_reserve", "bytes", "2GiB", "free disk that trials leave"),
@@ -63,10 +67,20 @@ SETTINGS: dict[str, Setting] = {
             "may a trial empty the page cache (as root)",
             ("no", "yes"),
         ),
+        Setting(
+            "trials.cgroup",
+            "choice",
+            "auto",
+            "put engines into a memory cgroup where possible",
+            ("auto", "off"),
+        ),
         Setting("trials.start_deadline", "duration", "20s", "limit to start the process"),
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),
         Setting("trials.measure_deadline", "duration", "5m", "limit to measure a workload"),
+        Setting("quality.kl_limit", "number", 0.20, "most mean KL divergence, nat"),
+        Setting("quality.top1_limit", "number", 0.65, "least share of equal most likely tokens"),
+        Setting("quality.repeat_limit", "number", 0.35, "most share of text that repeats besides"),
         Setting("serve.prefix_limit", "bytes", "512MiB", "most memory for saved prompt prefixes"),
         Setting("serve.probe_interval", "duration", "3s", "time between liveness probes"),
         Setting("serve.token_interval", "duration", "15s", "idle time until a token is asked for"),
@@ -97,6 +111,10 @@ class Settings:
     def integer(self, key: str) -> int:
         """Return a whole number."""
         return int(self.values[key].value)
+
+    def number(self, key: str) -> float:
+        """Return a number."""
+        return float(self.values[key].value)
 
     def seconds(self, key: str) -> float:
         """Return a duration in seconds."""
@@ -199,9 +217,18 @@ def _parse(setting: Setting, raw: object) -> Value | None:
         if isinstance(raw, str):
             return int(raw) if re.fullmatch(r"-?\d{1,18}", raw) else None
         return raw if isinstance(raw, int) else None
+    if setting.kind == "number":
+        return _parse_number(raw)
     if setting.kind == "duration":
         return parse_duration(raw)
     return parse_bytes(raw)
+
+
+def _parse_number(raw: object) -> float | None:
+    if isinstance(raw, str) and not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", raw.strip()):
+        return None
+    value = float(raw) if isinstance(raw, str | int | float) else -1.0
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 def parse_duration(raw: object) -> float | None:

@@ -8,6 +8,7 @@ from enum import Enum
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import Measurement
+from enginehouse.core.quality import Quality
 
 
 class Stage(str, Enum):
@@ -17,6 +18,7 @@ class Stage(str, Enum):
     LOAD = "load"
     FIRST_TOKEN = "first-token"
     MEASURE = "measure"
+    EXAM = "exam"
     STOP = "stop"
 
 
@@ -25,12 +27,14 @@ class Outcome(str, Enum):
 
     `running` is only seen while it runs, or when Enginehouse itself was killed meanwhile; the next
     start turns it into `interrupted`. `pruned` is a load that was given up since it was far behind
-    the best: its figures are those until then.
+    the best: its figures are those until then. `examined` put the quality gate's exam instead of a
+    load.
     """
 
     RUNNING = "running"
     MEASURED = "measured"
     PRUNED = "pruned"
+    EXAMINED = "examined"
     EXITED = "exited"
     TIMED_OUT = "timed-out"
     GUARDED = "guarded"
@@ -128,7 +132,8 @@ class Trial:
     `id` is 0 until the record is stored. Times: `started_at` is Unix time, the rest seconds from
     it.
     Exactly one of `exit_code` and `signal` is set once the engine has ended. `purpose` is what the
-    search tried it for (`core/contest.py`).
+    search tried it for (`core/contest.py`); `fence` is how its memory was bounded: `cgroup v1`,
+    `cgroup v2`, `systemd scope`, or `watcher` alone.
     """
 
     run_id: str
@@ -155,6 +160,8 @@ class Trial:
     measurement: Measurement | None = None
     remedy: AppliedRemedy | None = None
     purpose: str = ""
+    quality: Quality | None = None
+    fence: str = ""
 
     @property
     def has_measurement(self) -> bool:

@@ -37,7 +37,8 @@ class EngineProcess:
     """A child in its own session and process group, its output in a log file.
 
     On Linux the kernel ends it when Enginehouse dies (`setpriv --pdeathsig`, where util-linux is
-    there); the lease covers the rest, at the next start. `files` are removed with it, and so is
+    there); the lease covers the rest, at the next start. `prefix` is what becomes the engine's
+    program by exec, such as a shell that enters a cgroup. `files` are removed with it, and so is
     `scratch`, a folder that is made for it.
     """
 
@@ -51,7 +52,9 @@ class EngineProcess:
         files: Sequence[Path] = (),
         scratch: Path | None = None,
         stop_signal: str = "SIGTERM",
+        prefix: Sequence[str] = (),
     ) -> None:
+        self._prefix = tuple(prefix)
         self._stop_signal = signals.Signals[stop_signal]
         self._argv = tuple(argv)
         self._env = dict(env)
@@ -77,6 +80,7 @@ class EngineProcess:
             with self._open_log() as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *die_with_parent(),
+                    *self._prefix,
                     *self._argv,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,

@@ -85,6 +85,15 @@ class Records:
         rows = self._rows("SELECT id, outcome, body FROM trials ORDER BY id DESC LIMIT ?", (limit,))
         return tuple(self._read_trial(row) for row in rows)
 
+    def trials_of(self, model_digest: str, workload: str, limit: int = 400) -> tuple[Trial, ...]:
+        """Return the newest trials of a model under a workload, oldest first."""
+        rows = self._rows(
+            "SELECT id, outcome, body FROM trials WHERE model_digest = ?"
+            " AND json_extract(body, '$.workload') = ? ORDER BY id DESC LIMIT ?",
+            (model_digest, workload, limit),
+        )
+        return tuple(self._read_trial(row) for row in reversed(rows))
+
     def mark_interrupted(self) -> tuple[int, ...]:
         """Turn trials that run for no living owner into interrupted ones; return their ids.
 

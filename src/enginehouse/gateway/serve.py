@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
-from enginehouse.core.errors import EngineError
+from enginehouse.core.errors import EngineError, EnginehouseError
 from enginehouse.core.lifecycle import State
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
@@ -36,9 +38,12 @@ class Listening:
 
 
 async def serve(
-    plan: ServerPlan, listening: Listening, leases: LeaseBook, on_ready: Callable[[str], None]
-) -> None:
+    plan: ServerPlan, listening: Listening, leases: LeaseBook, on_ready: Callable[[str], None],
+    beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]] | None = None,
+) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM; a second one does not wait for requests to end.
+
+    `beside` runs once the server is ready, and is told whether no request is in flight.
 
     Raises:
         KeyboardInterrupt: when it was asked to stop before it served.
@@ -64,6 +69,7 @@ async def serve(
         http = asyncio.ensure_future(_answer(server, bound))
         watcher = asyncio.ensure_future(_announce(supervisor, bound, listening.host, on_ready))
         stopping = asyncio.ensure_future(stop.wait())
+        besides = asyncio.ensure_future(_run_beside(supervisor, beside)) if beside else None
         try:
             await asyncio.wait({http, watcher, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watcher.done():
@@ -72,6 +78,9 @@ async def serve(
             server.should_exit = True
             stopping.cancel()
             watcher.cancel()
+            if besides is not None:
+                besides.cancel()
+                await asyncio.gather(besides, return_exceptions=True)
             await asyncio.gather(http, stopping, watcher, return_exceptions=True)
             await supervisor.stop()
             await owner
@@ -80,6 +89,18 @@ async def serve(
                 loop.remove_signal_handler(number)
         if stop.is_set() and not supervisor.last_token_at:
             raise KeyboardInterrupt
+
+
+async def _run_beside(
+    supervisor: Supervisor, beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]
+) -> None:
+    """Run what goes on beside serving; its end, good or bad, does not end the server."""
+    if await supervisor.wait_settled() is not State.READY:
+        return
+    try:
+        await beside(lambda: supervisor.in_flight == 0)
+    except EnginehouseError as problem:
+        logging.getLogger(__name__).warning("what ran beside ended: %s", problem.report.what)
 
 
 async def _announce(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
+from enginehouse.core.contest import EXAM
 from enginehouse.core.propose import Place, Proposal
-from enginehouse.core.trial import Trial
+from enginehouse.core.quality import compare
+from enginehouse.core.trial import Outcome, Trial
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
 from enginehouse.trials.search import Watch
+
+LOOK_EVERY_S = 0.05
+IDLE_S = 2.0
+"""A machine counts as idle when no request was in flight for so long."""
 
 
 @dataclass
@@ -20,6 +28,8 @@ class BenchLab:
     watch: Watch
     ratio: TokenRatio = field(default_factory=TokenRatio)
     against: Candidate | None = None
+    verdicts: dict[Settings, str] = field(default_factory=dict)
+    exams: dict[str, Trial] = field(default_factory=dict)
 
     def now(self) -> float:
         return time.monotonic()
@@ -43,4 +53,76 @@ class BenchLab:
         )
 
     async def judge(self, candidate: Candidate, build: Build) -> str:
-        return ""
+        """Hold its answers against the reference's, which is asked once; what cannot be told apart
+        by a setting that changes answers is judged once.
+        """
+        reference = self._reference(build)
+        key = answer_key(candidate)
+        if key == answer_key(reference):
+            return ""
+        if key not in self.verdicts:
+            self.verdicts[key] = await self._verdict(candidate, build, reference)
+        return self.verdicts[key]
+
+    async def _verdict(self, candidate: Candidate, build: Build, reference: Candidate) -> str:
+        for one in (reference, candidate):
+            if one.id not in self.ratio.traces:
+                what = one.describe_difference(reference) or "the reference"
+                self.watch.on_step(f"examining the answers of {what}")
+                examined = await self._examine(one, build)
+                if examined.outcome is not Outcome.EXAMINED:
+                    title = examined.diagnosis.title if examined.diagnosis else ""
+                    return f"its answers could not be examined: {examined.detail or title}"
+        quality = compare(
+            self.ratio.traces[reference.id], self.ratio.traces[candidate.id], self.bench.quality
+        )
+        self.bench.records.update_trial(replace(self.exams[candidate.id], quality=quality))
+        self.exams[candidate.id] = replace(self.exams[candidate.id], quality=quality)
+        return "" if quality.passes else quality.why
+
+    async def _examine(self, candidate: Candidate, build: Build) -> Trial:
+        measuring = Measuring(purpose=EXAM, examines=True)
+        trial = await run_trial(self.bench, build, candidate, self.ratio, None, measuring)
+        self.exams[candidate.id] = trial
+        return trial
+
+    def _reference(self, build: Build) -> Candidate:
+        """Return the candidate of the build with the best precision at hand: the file as it is."""
+        return self.bench.minimal(build)
+
+
+@dataclass
+class IdleLab(BenchLab):
+    """A lab on a machine that serves: a trial runs while no request is in flight, else it ends.
+
+    Its clock stands still while it waits, so the budget is time for trials.
+    """
+
+    is_idle: Callable[[], bool] = lambda: True
+    waited_s: float = 0.0
+
+    def now(self) -> float:
+        return time.monotonic() - self.waited_s
+
+    async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
+        while True:
+            await self._wait_idle()
+            trial = asyncio.ensure_future(super().run(proposal, build, window_s, purpose))
+            try:
+                while not trial.done() and self.is_idle():
+                    await asyncio.wait({trial}, timeout=LOOK_EVERY_S)
+                if trial.done():
+                    return trial.result()
+            finally:
+                trial.cancel()
+                await asyncio.gather(trial, return_exceptions=True)
+            self.watch.on_step("a request came: the trial is ended and will be tried again")
+
+    async def _wait_idle(self) -> None:
+        """Wait until no request has been in flight for a while."""
+        began = quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < IDLE_S:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if not self.is_idle():
+                quiet_since = time.monotonic()
+        self.waited_s += time.monotonic() - began

@@ -21,11 +21,13 @@ from enginehouse.core.diagnose_scan import Book
 from enginehouse.core.engine import Call, Endpoint, Engine, Launch
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.forms import Forms
+from enginehouse.core.guard import show
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import Limits, RequestSample, measure
 from enginehouse.core.model import Model
 from enginehouse.core.pace import Pace
 from enginehouse.core.propose import Place
+from enginehouse.core.quality import QualityLimits, QualityTrace
 from enginehouse.core.trial import (
     AppliedRemedy,
     Deadlines,
@@ -36,6 +38,8 @@ from enginehouse.core.trial import (
     Trial,
 )
 from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
+from enginehouse.edges.cgroups import NO_FENCE, Fence, raise_fence
+from enginehouse.edges.guard import Guard
 from enginehouse.edges.http import make_call, open_session
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.oom_kills import OomKills
@@ -46,6 +50,7 @@ from enginehouse.edges.records import Records
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.trials.load import LoadShape, TooSlowError, Window, ask, run_load, words_per_token
+from enginehouse.trials.quality import Examined, QualityError, measure_quality
 
 T = TypeVar("T")
 
@@ -54,6 +59,10 @@ READY_POLL_S = 0.05
 ENDING_S = 0.5
 """How long an engine whose answers broke off may take to end and so be the cause."""
 LOG_LIMIT_BYTES = 4 << 20
+LEAST_ROOM_BYTES = 64 << 20
+"""With less room no cgroup is made: its limit would end the engine before the guard could say why.
+"""
+GOOD = (Outcome.MEASURED, Outcome.PRUNED, Outcome.EXAMINED)
 
 
 class StageError(Exception):
@@ -86,7 +95,9 @@ class Bench:
     look: Callable[[], Machine]
     asked: Settings = ()
     may_drop_page_cache: bool = False
+    may_use_cgroups: bool = True
     limits: Limits | None = None
+    quality: QualityLimits = field(default_factory=QualityLimits)
 
     @property
     def model(self) -> Model:
@@ -114,6 +125,13 @@ class Bench:
             self.memory_reserve_bytes, self.may_drop_page_cache,
         )  # fmt: skip
 
+    def fence(self) -> Fence:
+        """Make the memory cgroup of one trial: all that is available but the reserve."""
+        room = read_available_bytes() - self.memory_reserve_bytes
+        if not self.may_use_cgroups or room < LEAST_ROOM_BYTES:
+            return NO_FENCE
+        return raise_fence(room)
+
     def drop_page_cache(self) -> str:
         """Empty the page cache, and say what came of it."""
         return drop_page_cache()
@@ -121,11 +139,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measuring:
-    """How one trial measures: for how long at least, and against whose pace it may be given up."""
+    """How one trial measures: for how long at least, and against whose pace it may be given up.
+
+    With `examines` the quality gate's exam is put instead of the load.
+    """
 
     window_s: float = math.inf
     pace: Pace | None = None
     purpose: str = ""
+    examines: bool = False
 
     def window(self) -> Window:
         """Return the window of the trial's load."""
@@ -143,11 +165,13 @@ class TokenRatio:
     """What the trials of one search learn for the next ones.
 
     Words per token of the model are asked once, so that every candidate gets the same prompts; the
-    pace of each candidate's last load is what later ones are held against.
+    pace of each candidate's last load is what later ones are held against. Traces are what each
+    candidate said in the exam.
     """
 
     words_per_token: float = 0.0
     paces: dict[str, Pace] = field(default_factory=dict)
+    traces: dict[str, QualityTrace] = field(default_factory=dict)
 
 
 async def run_trial(
@@ -185,6 +209,8 @@ async def run_trial(
             purpose=measuring.purpose,
         )
     )
+    fence = bench.fence()
+    trial = dataclasses.replace(trial, fence=fence.way)
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
     trial = dataclasses.replace(trial, log_path=str(log_path))
     bench.records.update_trial(trial)  # so that a killed trial's log is found
@@ -196,17 +222,20 @@ async def run_trial(
         files=(Path(endpoint.socket_path),) if endpoint.socket_path else (),
         scratch=scratch if names_folder(scratch, trial.argv, trial.env) else None,
         stop_signal=engine.stop_signal,
+        prefix=fence.prefix,
     )
     keeper = SlotKeeper(endpoint, slots, scratch, bench.prefix_limit_bytes) if slots else None
-    attempt = _Attempt(bench, engine, process, endpoint, ratio, measuring, keeper, calls)
+    attempt = _Attempt(bench, engine, process, endpoint, ratio, measuring, keeper, calls, fence)
     try:
         trial = await attempt.run(trial)
     except asyncio.CancelledError:
         trial = dataclasses.replace(trial, outcome=Outcome.INTERRUPTED, detail="interrupted")
         bench.records.update_trial(trial)
         raise
+    finally:
+        fence.remove()
     trial = dataclasses.replace(trial, machine_after=bench.look())
-    if trial.outcome not in (Outcome.MEASURED, Outcome.PRUNED):
+    if trial.outcome not in GOOD:
         trial = dataclasses.replace(
             trial,
             diagnosis=diagnose(
@@ -259,10 +288,12 @@ class _Attempt:
     measuring: Measuring
     keeper: SlotKeeper | None = None
     calls: tuple[Call, ...] = ()
+    fence: Fence = NO_FENCE
     began: float = field(default_factory=time.perf_counter)
     stages: list[StageEvent] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
     guarded: asyncio.Event = field(default_factory=asyncio.Event)
+    danger: str = ""
     oom_kills: OomKills = field(default_factory=OomKills)
 
     async def run(self, trial: Trial) -> Trial:
@@ -270,11 +301,17 @@ class _Attempt:
         outcome, detail = Outcome.MEASURED, ""
         samples: tuple[RequestSample, ...] = ()
         watcher = asyncio.ensure_future(self._watch())
+        guard = Guard(self.bench.memory_reserve_bytes, self._on_danger(asyncio.get_running_loop()))
+        guard.start()
         try:
             await self._stage(Stage.START, self.process.start(), deadlines.start_s)
             await self._stage(Stage.LOAD, self._wait_ready(), deadlines.load_s)
             await self._stage(Stage.FIRST_TOKEN, self._first_token(), deadlines.first_token_s)
-            samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
+            if self.measuring.examines:
+                outcome = Outcome.EXAMINED
+                await self._stage(Stage.EXAM, self._examine(trial.candidate), deadlines.measure_s)
+            else:
+                samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
         except TooSlowError as given_up:
             outcome, detail, samples = Outcome.PRUNED, str(given_up), given_up.samples
         except StageError as failure:
@@ -282,6 +319,7 @@ class _Attempt:
         except EnginehouseError as problem:
             outcome, detail = Outcome.EXITED, problem.report.what
         finally:
+            guard.stop()
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
@@ -289,7 +327,7 @@ class _Attempt:
             if self._was_started():
                 self._enter(Stage.STOP)
                 ended = await self.process.stop(self.bench.deadlines.stop_s)
-        if outcome not in (Outcome.MEASURED, Outcome.PRUNED):
+        if outcome not in GOOD:
             self.stages = [s for s in self.stages if s.stage is not Stage.STOP]
         trial = dataclasses.replace(
             trial,
@@ -307,7 +345,13 @@ class _Attempt:
         return trial
 
     async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:
-        """Requests that fail because the engine is ending are its end, not a bad answer."""
+        """Requests that fail because the engine is ending are its end, not a bad answer.
+
+        An engine that met the limit of its cgroup was ended by us, by the kernel's hand.
+        """
+        if self.fence.has_struck():
+            allowed = show(self.fence.limit_bytes)
+            return Outcome.GUARDED, f"it wanted more than the {allowed} that its cgroup allows"
         if failure.outcome is Outcome.BAD_ANSWER:
             with suppress(asyncio.TimeoutError):
                 ended = await asyncio.wait_for(self.process.wait(), ENDING_S)
@@ -333,7 +377,7 @@ class _Attempt:
                 {task, *others}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
             )
             if self.guarded.is_set():
-                raise StageError(Outcome.GUARDED, "available memory fell under the reserve")
+                raise StageError(Outcome.GUARDED, self.danger)
             if task in done:
                 return task.result()
             if len(others) > 1 and others[1] in done:
@@ -405,6 +449,27 @@ class _Attempt:
             )
         return samples
 
+    async def _examine(self, candidate: Candidate) -> None:
+        """Put the exam and keep what the endpoint said, for a comparison with the reference."""
+        slots = int(candidate.get("slots") or candidate.get("max_num_seqs") or 1)
+        drafts = candidate.get("speculation") not in (None, "none")
+        examined = Examined(self.endpoint, self.bench.model.name, min(slots, 4), drafts)
+        try:
+            self.ratio.traces[candidate.id] = await measure_quality(examined)
+        except QualityError as problem:
+            raise StageError(Outcome.BAD_ANSWER, f"the exam failed: {problem}") from problem
+
+    def _on_danger(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+        """Return what the guard calls in its thread: the engine is killed at once."""
+
+        def end(reason: str) -> None:
+            self.danger = reason
+            if self.process.has_started:
+                self.process.kill()
+            loop.call_soon_threadsafe(self.guarded.set)
+
+        return end
+
     def _figures(self, trial: Trial, samples: Sequence[RequestSample]) -> Any:
         return measure(
             self.bench.workload.name,
@@ -417,7 +482,7 @@ class _Attempt:
         )
 
     async def _watch(self) -> None:
-        """Sample memory; end the engine when the machine's available memory is under the floor."""
+        """Sample the engine's memory and the machine's; the guard does not wait for this."""
         while True:
             available = read_available_bytes()
             rss, pss = self.process.memory() if self.process.is_running else (0, None)
@@ -426,9 +491,6 @@ class _Attempt:
             if rss:
                 at_s = time.perf_counter() - self.began
                 self.memory.append(MemorySample(at_s, rss, pss, available))
-            if available < self.bench.memory_reserve_bytes:
-                self.guarded.set()
-                self.process.kill()
             await asyncio.sleep(SAMPLE_EVERY_S)
 
 

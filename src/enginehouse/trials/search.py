@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.candidate import Build, Candidate, answer_key
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
     ABLATION,
@@ -106,6 +106,15 @@ class Hunt:
         await self._sample()
         await self._finals()
         await self._ablate()
+
+    async def run_first(self) -> None:
+        """Try minimal candidates until one of the builds gives a token."""
+        self.began = self.lab.now()
+        self.bases = {build.digest: self.lab.minimal(build) for build in self.builds}
+        for build in self.builds:
+            await self._first_token(build)
+            if base_found(self.trials):
+                return
 
     # what is known
 
@@ -278,7 +287,9 @@ class Hunt:
             for candidate in entered:
                 why = await self.lab.judge(candidate, self._build_of(candidate))
                 if why:
-                    self.refused[candidate.id] = why
+                    key = answer_key(candidate)
+                    same = {t.candidate.id for t in known if answer_key(t.candidate) == key}
+                    self.refused |= dict.fromkeys(same, why)
                     self.watch.on_step(
                         f"refused: {candidate.describe_difference(base) or 'minimal'}: {why}"
                     )

@@ -1,0 +1,74 @@
+"""Gather what a report is made of from the records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from enginehouse.core.choice import Choice
+from enginehouse.core.engine import Engine
+from enginehouse.core.errors import UserError
+from enginehouse.core.machine import Machine
+from enginehouse.core.model import Model
+from enginehouse.core.report import Sources
+from enginehouse.core.trial import Trial
+from enginehouse.core.workload import WORKLOADS
+
+
+def newest_run(
+    trials: Sequence[Trial], model: str | None, workload: str | None, run_id: str | None
+) -> tuple[Trial, ...]:
+    """Return the trials of the newest run that fits, oldest first; `trials` are newest first.
+
+    Raises:
+        UserError: `report.nothing`.
+    """
+    for trial in trials:
+        if (
+            model in (None, trial.model_name)
+            and workload in (None, trial.workload)
+            and run_id in (None, trial.run_id)
+        ):
+            return tuple(t for t in reversed(trials) if t.run_id == trial.run_id)
+    known = sorted({f"{t.model_name} under {t.workload}" for t in trials})
+    raise UserError(
+        "report.nothing",
+        "no search of that kind is recorded",
+        evidence=tuple(known) or ("there are no trials at all",),
+        remedies=(f"enginehouse find {model or 'demo'}", "enginehouse trials list"),
+    )
+
+
+def sources_of(
+    trials: tuple[Trial, ...], choice: Choice | None, model: Model | None,
+    engines: Mapping[str, Engine], machine: Machine,
+) -> Sources:  # fmt: skip
+    """Return a report's sources; a model that is no longer registered is known by its name only."""
+    first = trials[0]
+    workload = WORKLOADS[first.workload]
+    model = model or _unknown(first)
+    minimals = {}
+    for trial in trials:
+        engine = engines[trial.build.engine]
+        minimals[trial.build.digest] = engine.minimal(trial.build, model, workload)
+    here = first.machine_before or machine
+    predicted = {}
+    for trial in trials:
+        if trial.has_measurement:
+            estimate = engines[trial.build.engine].estimate_memory(model, trial.candidate, here)
+            parts = tuple((part.name, part.bytes.expected) for part in estimate.parts)
+            predicted[trial.id] = parts
+    refusals = choice.refusals if choice and choice.trial_id in {t.id for t in trials} else ()
+    status = {name: engine.status for name, engine in engines.items()}
+    return Sources(
+        trials, minimals, model, here, workload, refusals, predicted, status, time.time()
+    )  # fmt: skip
+
+
+def _unknown(trial: Trial) -> Model:
+    return Model(
+        name=trial.model_name, path="", source="", format="gguf", digest=trial.model_digest,
+        file_bytes=0, architecture="", quantization="", parameters=0, weight_bytes=0,
+        bytes_per_token=0, context_length=0, layers=0, embedding_length=0, vocabulary_size=0,
+        k_elements_per_token=0, v_elements_per_token=0,
+    )  # fmt: skip
