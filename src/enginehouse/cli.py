@@ -25,6 +25,7 @@ from enginehouse.cli_call import (
     workload_option,
 )
 from enginehouse.cli_doctor import doctor
+from enginehouse.cli_engines import engines
 from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
@@ -239,7 +240,7 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
-for group in (models, trials, config):
+for group in (models, engines, trials, config):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
