@@ -27,6 +27,7 @@ from enginehouse.cli_call import (
     workload_option,
 )
 from enginehouse.cli_doctor import doctor
+from enginehouse.cli_engines import engines
 from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
@@ -267,13 +268,14 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
-for group in (models, trials, config):
+for group in (models, engines, trials, config):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
 command(cli, "recheck", "enginehouse recheck --snapshot orin-nx")(recheck)
 command(cli, "report", "enginehouse report smollm2-135m --output report.html")(report)
 register_explain(cli)
+register_installers()
 
 
 @command(cli, "completion", 'eval "$(enginehouse completion bash)"')

@@ -9,7 +9,6 @@ from enginehouse.cli_engines import installer
 from enginehouse.cli_progress import open_progress
 
 
-@installer("vllm", "enginehouse engines install vllm --dry-run")
 @click.option("--version", default="", metavar="VERSION", help="By default the index's newest.")
 @click.option(
     "--flavour", type=click.Choice(("cpu", "cuda", "jetson")),
@@ -40,3 +39,8 @@ def install_vllm(call: Call, version: str, flavour: str | None, dry_run: bool) -
             f"`{PROGRAM} find MODEL` tries it where MODEL, or --also, is a safetensors folder"
         ),
     )
+
+
+def register() -> None:
+    """Add the installers to `engines install`."""
+    installer("vllm", "enginehouse engines install vllm --dry-run")(install_vllm)

@@ -46,20 +46,20 @@ class LineProgress:
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._write = write
         self._clock = clock
-        self._label = ""
+        self._label = self._unit = ""
         self._total: int | None = None
         self._done = self._shown = 0
         self._shown_at = 0.0
 
-    def begin(self, label: str, total: int | None) -> None:
-        """Take the start of a piece of work and its size in bytes."""
-        self._label, self._total = label, total
+    def begin(self, label: str, total: int | None, unit: str = "") -> None:
+        """Take the start of a piece of work and its size, in bytes by default."""
+        self._label, self._total, self._unit = label, total, unit
         self._done = self._shown = 0
         self._shown_at = self._clock()
-        self._write(f"{label}{f' ({mib(total)})' if total else ''}")
+        self._write(f"{label}{f' ({self._size(total)})' if total else ''}")
 
     def advance_to(self, done: int) -> None:
-        """Take the number of bytes done."""
+        """Take how much is done."""
         self._done = done
         waited_s = self._clock() - self._shown_at
         advanced = done - self._shown >= LINE_EVERY_SHARE * (self._total or 0)
@@ -69,12 +69,15 @@ class LineProgress:
 
     def end(self) -> None:
         """Take the end."""
-        self._write(f"{self._label}: done ({mib(self._done)})")
+        self._write(f"{self._label}: done ({self._size(self._done)})")
 
     def _so_far(self) -> str:
         if not self._total:
-            return mib(self._done)
-        return f"{self._done / self._total:.0%} of {mib(self._total)}"
+            return self._size(self._done)
+        return f"{self._done / self._total:.0%} of {self._size(self._total)}"
+
+    def _size(self, amount: int) -> str:
+        return f"{amount} {self._unit}" if self._unit else mib(amount)
 
 
 class BarProgress:
@@ -84,16 +87,20 @@ class BarProgress:
         self._bars: Bars | None = None
         self._task: TaskID | None = None
 
-    def begin(self, label: str, total: int | None) -> None:
-        """Take the start of a piece of work and its size in bytes."""
+    def begin(self, label: str, total: int | None, unit: str = "") -> None:
+        """Take the start of a piece of work and its size, in bytes by default."""
         from rich import progress
         from rich.console import Console
 
+        amounts = (
+            (progress.MofNCompleteColumn(),)
+            if unit
+            else (progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn())
+        )
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            progress.DownloadColumn(binary_units=True),
-            progress.TransferSpeedColumn(),
+            *amounts,
             progress.TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -101,7 +108,7 @@ class BarProgress:
         self._task = self._bars.add_task(label, total=total)
 
     def advance_to(self, done: int) -> None:
-        """Take the number of bytes done."""
+        """Take how much is done."""
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done)
 

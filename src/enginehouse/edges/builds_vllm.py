@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.errors import UserError
-from enginehouse.edges.paths import engines_dir
+from enginehouse.edges.installed import installed
 from enginehouse.engines.vllm import MODULE
 
 FOLDER = re.compile(r"(vllm(?:_\w+)?)-([0-9][^-]*)\.dist-info")
@@ -23,10 +23,8 @@ def find_vllm(named_python: str = "") -> tuple[Build, ...]:
     Raises:
         UserError: `engine.not_usable`, when the named Python has no vLLM beside it.
     """
-    pythons = [Path(named_python)] if named_python else []
-    pythons += sorted(engines_dir().glob("vllm/*/bin/python"))
-    found = [build for build in map(read_environment, pythons) if build is not None]
-    if named_python and (not found or found[0].path != named_python):
+    named = read_environment(Path(named_python)) if named_python else None
+    if named_python and named is None:
         raise UserError(
             "engine.not_usable",
             f"engine.vllm.python names {named_python}, which has no vLLM",
@@ -36,7 +34,8 @@ def find_vllm(named_python: str = "") -> tuple[Build, ...]:
                 "enginehouse engines install vllm",
             ),
         )
-    return tuple(found)
+    own = tuple(record.build(folder) for folder, record in installed("vllm"))
+    return (named, *own) if named is not None else own
 
 
 def read_environment(python: Path) -> Build | None:

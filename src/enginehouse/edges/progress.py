@@ -1,4 +1,4 @@
-"""Who is told how a long transfer goes."""
+"""Who is told how a long transfer or other work goes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 class Progress(Protocol):
     """Takes the progress of one piece of work after another."""
 
-    def begin(self, label: str, total: int | None) -> None:
-        """Take the start of a piece of work and its size in bytes, None when unknown."""
+    def begin(self, label: str, total: int | None, unit: str = "") -> None:
+        """Take the start of a piece of work and its size, None when unknown; bytes by default."""
 
     def advance_to(self, done: int) -> None:
-        """Take the number of bytes done."""
+        """Take how much is done."""
 
     def end(self) -> None:
         """Take the end."""
@@ -21,7 +21,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Tells nobody."""
 
-    def begin(self, label: str, total: int | None) -> None:
+    def begin(self, label: str, total: int | None, unit: str = "") -> None:
         """Take a start."""
 
     def advance_to(self, done: int) -> None:

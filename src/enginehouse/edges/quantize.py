@@ -29,7 +29,7 @@ from enginehouse.core.variants import (
     choose_evictions,
     weigh_variants,
 )
-from enginehouse.edges.builds import hash_file
+from enginehouse.edges.digests import hash_file
 from enginehouse.edges.gguf_parts import read_model_header
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.model_files import read_place

@@ -1,0 +1,128 @@
+"""The engines that are here, and those that are built or removed by Enginehouse."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginehouse.core.candidate import Build
+from enginehouse.core.engine import Engine
+from enginehouse.core.errors import MachineError, UserError
+from enginehouse.core.machine import Machine
+from enginehouse.core.native_build import choose_recipe
+from enginehouse.edges.installed import folders_of, remove, users_of
+from enginehouse.edges.paths import cache_dir
+from enginehouse.edges.progress import Progress
+from enginehouse.engines import load_engines
+
+if TYPE_CHECKING:
+    from enginehouse.edges.native_build import Built, NativeBuild, Wanted
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What can be had here: the command, and in words what it gives."""
+
+    command: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An engine with its builds here and what more can be had."""
+
+    name: str
+    status: str
+    formats: tuple[str, ...]
+    builds: tuple[Build, ...]
+    offers: tuple[Offer, ...]
+
+
+def list_engines(
+    builds: Sequence[Build], machine: Machine, installers: Sequence[str]
+) -> tuple[Listed, ...]:
+    """Return every engine with its builds; `installers` name those that can be installed."""
+    from enginehouse.edges.toolchain import find_toolkit
+
+    native = Offer(
+        "enginehouse engines build llama.cpp",
+        f"a native build {choose_recipe(machine, find_toolkit(), None).why}",
+    )
+    offers = {"llama.cpp": (native,)}
+    for name in installers:
+        said = Offer(f"enginehouse engines install {name}", "an environment of its own")
+        offers[name] = (*offers.get(name, ()), said)
+    return tuple(
+        _listed(engine, builds, offers.get(engine.name, ())) for engine in load_engines().values()
+    )
+
+
+def _listed(engine: Engine, builds: Sequence[Build], offers: tuple[Offer, ...]) -> Listed:
+    own = tuple(build for build in builds if build.engine == engine.name)
+    return Listed(engine.name, engine.status, engine.formats, own, offers)
+
+
+def prepare_llama_cpp(machine: Machine, wanted: Wanted, progress: Progress) -> NativeBuild:
+    """Return the native build of llama.cpp that would be made here."""
+    from enginehouse.edges.fetch_sdist import open_index
+    from enginehouse.edges.native_build import prepare
+
+    return prepare(machine, wanted, cache_dir(), open_index(), progress)
+
+
+def build_llama_cpp(machine: Machine, wanted: Wanted, progress: Progress) -> Built:
+    """Build llama.cpp for this machine, unless that very build is here."""
+    from enginehouse.edges.fetch_sdist import open_index
+    from enginehouse.edges.native_build import prepare
+
+    index = open_index()
+    return prepare(machine, wanted, cache_dir(), index, progress).make(index)
+
+
+def removable(name: str) -> tuple[Path, ...]:
+    """Return the folders that `engines remove` takes away for a name.
+
+    A name is an engine's (`llama.cpp`: all that Enginehouse made of it), or one folder's
+    (`llama.cpp/b11549-0a1b2c3d4e5f`, or just its last part).
+
+    Raises:
+        UserError: `engine.not_installed`.
+    """
+    folders = folders_of(cache_dir())
+    found = tuple(
+        folder
+        for folder in folders
+        if name in (folder.parent.name, folder.name, f"{folder.parent.name}/{folder.name}")
+    )
+    if not found:
+        names = dict.fromkeys(f"{folder.parent.name}/{folder.name}" for folder in folders)
+        raise UserError(
+            "engine.not_installed",
+            f"Enginehouse has built or installed no {name}",
+            evidence=(f"what it has: {', '.join(names) or 'nothing'}",),
+            remedies=("see `enginehouse engines list`",),
+        )
+    return found
+
+
+def remove_engines(folders: Sequence[Path]) -> None:
+    """Remove built or installed engines, and fetched sources once nothing built is left.
+
+    Raises:
+        MachineError: `engine.in_use`; then nothing was removed.
+    """
+    users = [user for folder in folders for user in users_of(folder)]
+    if users:
+        raise MachineError(
+            "engine.in_use",
+            "an engine that shall be removed is running",
+            evidence=tuple(users),
+            remedies=("end it first",),
+        )
+    for folder in folders:
+        remove(folder)
+    if not folders_of(cache_dir()):
+        shutil.rmtree(cache_dir() / "sources", ignore_errors=True)
