@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ BYTE_UNITS = {
 WANTED = {
     "text": "a text",
     "integer": "a whole number",
+    "number": "a number that is not negative",
     "duration": 'a duration such as "90s" or "5m"',
     "bytes": 'a size such as "512MiB"',
 }
@@ -28,7 +30,7 @@ RESERVED = ("STATE_DIR", "CACHE_DIR", "CONFIG_DIR", "LEASE")
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting; `kind` is text, integer, duration (seconds), bytes, or choice."""
+    """One setting; `kind` is text, integer, number, duration (seconds), bytes, or choice."""
 
     key: str
     kind: str
@@ -66,6 +68,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),
         Setting("trials.measure_deadline", "duration", "5m", "limit to measure a workload"),
+        Setting("quality.kl_limit", "number", 0.20, "most mean KL divergence, nat"),
+        Setting("quality.top1_limit", "number", 0.65, "least share of equal most likely tokens"),
+        Setting("quality.repeat_limit", "number", 0.35, "most share of text that repeats besides"),
         Setting("serve.prefix_limit", "bytes", "512MiB", "most memory for saved prompt prefixes"),
         Setting("serve.probe_interval", "duration", "3s", "time between liveness probes"),
         Setting("serve.token_interval", "duration", "15s", "idle time until a token is asked for"),
@@ -96,6 +101,10 @@ class Settings:
     def integer(self, key: str) -> int:
         """Return a whole number."""
         return int(self.values[key].value)
+
+    def number(self, key: str) -> float:
+        """Return a number."""
+        return float(self.values[key].value)
 
     def seconds(self, key: str) -> float:
         """Return a duration in seconds."""
@@ -198,9 +207,18 @@ def _parse(setting: Setting, raw: object) -> Value | None:
         if isinstance(raw, str):
             return int(raw) if re.fullmatch(r"-?\d{1,18}", raw) else None
         return raw if isinstance(raw, int) else None
+    if setting.kind == "number":
+        return _parse_number(raw)
     if setting.kind == "duration":
         return parse_duration(raw)
     return parse_bytes(raw)
+
+
+def _parse_number(raw: object) -> float | None:
+    if isinstance(raw, str) and not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", raw.strip()):
+        return None
+    value = float(raw) if isinstance(raw, str | int | float) else -1.0
+    return value if math.isfinite(value) and value >= 0 else None
 
 
 def parse_duration(raw: object) -> float | None:
