@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from benchmarks.live_wheel import ask_text, serve_wheel
 
 from enginehouse.core.model import Model
 from enginehouse.edges.model_sources import resolve_model
@@ -13,7 +14,6 @@ from enginehouse.edges.progress import SilentProgress
 from enginehouse.edges.quantize import VariantStore, make_variant
 from enginehouse.edges.quantize_run import Tools, find_tools
 from enginehouse.edges.records import Records
-from tests.real.live_wheel import ask_text, serve_wheel
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

@@ -34,8 +34,7 @@ from enginehouse.core.native_build import (
     read_step,
 )
 from enginehouse.core.package_index import Sdist, pick_sdist
-from enginehouse.edges.builds_llama_cpp import cpu_name, read_build_version
-from enginehouse.edges.builds_llama_cpp import ENGINE
+from enginehouse.edges.builds_llama_cpp import ENGINE, cpu_name, read_build_version
 from enginehouse.edges.digests import hash_file
 from enginehouse.edges.fetch_sdist import PackageIndex, fetch_sdist, kept_sdists
 from enginehouse.edges.installed import Installed, read_record, write_record

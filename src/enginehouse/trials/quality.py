@@ -77,7 +77,8 @@ async def measure_quality(examined: Examined, exam: Exam | None = None) -> Quali
             problem = await desk.can_tell(exam.texts[0].text)
             if not problem:
                 walks = [partial(desk.walk, text, exam.places) for text in exam.texts]
-                positions = sum(await _in_turn(walks, examined.streams), [])
+                for found in await _in_turn(walks, examined.streams):
+                    positions += found
                 draft = await desk.check_draft(exam.drafted) if examined.drafts else None
         except BrokenLogitsError as broken:
             problem, is_broken = str(broken), True
