@@ -28,6 +28,7 @@ from enginehouse.cli_call import (
 )
 from enginehouse.cli_doctor import doctor
 from enginehouse.cli_engines import engines
+from enginehouse.cli_engines_install import register as register_installers
 from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_fit import fit
 from enginehouse.cli_groups import config, trials
