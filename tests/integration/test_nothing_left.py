@@ -6,8 +6,8 @@ import asyncio
 import dataclasses
 import gc
 import os
-import tempfile
 import threading
+import uuid
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,6 @@ import pytest
 
 from enginehouse.core.trial import Deadlines, Outcome
 from enginehouse.edges.cgroups import ROOT
-from enginehouse.edges.leases import MARKER
 from enginehouse.edges.records import Records
 from enginehouse.trials.run import Measuring, TokenRatio, run_trial
 from tests.integration.test_trials import CANDIDATE, bench_of
@@ -35,16 +34,19 @@ SCRIPTS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def traces() -> dict[str, object]:
+TRACE = "ENGINEHOUSE_TEST_TRACE"
+"""Set for this test's own children alone, so that other runs beside it are not taken for them."""
+
+
+def traces(mark: str, folder: Path) -> dict[str, object]:
     """Return what a trial could leave behind, as far as this machine shows it."""
     marked = []
     for process in psutil.process_iter():
         try:
-            if MARKER in process.environ():
+            if process.environ().get(TRACE) == mark and process.pid != os.getpid():
                 marked.append(process.pid)
         except (psutil.Error, OSError):
             continue
-    folders = [Path(tempfile.gettempdir()), Path("/dev/shm")]
     me = psutil.Process()
     return {
         "marked processes": sorted(marked),
@@ -52,20 +54,23 @@ def traces() -> dict[str, object]:
         "mounts": len(Path("/proc/self/mounts").read_text().splitlines()),
         "groups": sorted(str(p) for p in ROOT.glob(f"*/**/enginehouse-{os.getpid()}-*")),
         "ports": sorted(c.laddr.port for c in me.net_connections("tcp")),
-        "files": sorted(
-            str(p) for folder in folders if folder.is_dir() for p in folder.glob("enginehouse-*")
-            if not p.name.startswith("enginehouse-test")
-        ),
+        "files": sorted(str(path) for path in folder.iterdir()),
         "threads": sorted(t.name for t in threading.enumerate() if t.name == "guard"),
     }  # fmt: skip
 
 
 @pytest.mark.timeout(240)
-async def test_two_hundred_trials_leave_nothing_behind(tmp_path: Path) -> None:
+async def test_two_hundred_trials_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No process, mount, cgroup, port, file, thread, lease or descriptor is left of them."""
     records = Records(tmp_path / "records.sqlite")
     records.open()
-    before, descriptors = traces(), len(os.listdir("/proc/self/fd"))
+    runtime, mark = tmp_path / "run", uuid.uuid4().hex
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv(TRACE, mark)
+    before, descriptors = traces(mark, runtime), len(os.listdir("/proc/self/fd"))
     gate = asyncio.Semaphore(AT_ONCE)
     outcomes: dict[Outcome, int] = {}
 
@@ -79,7 +84,7 @@ async def test_two_hundred_trials_leave_nothing_behind(tmp_path: Path) -> None:
 
     await asyncio.gather(*(one(number) for number in range(TRIALS)))
     gc.collect()
-    after = traces()
+    after = traces(mark, runtime)
     records.close()
     assert sum(outcomes.values()) == TRIALS
     assert outcomes[Outcome.MEASURED] >= TRIALS // 4, outcomes

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from enginehouse.core.engine import Launch
-from enginehouse.core.trial import Outcome, Trial
+from enginehouse.core.trial import Deadlines, Outcome, Trial
 from enginehouse.edges.cgroups import NO_FENCE, raise_fence
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.records import Records
@@ -65,16 +65,17 @@ class Eater(LlamaCpp):
 def canary() -> Iterator[list[float]]:
     """Run a process that notes how late it wakes up, and return its latenesses at the end."""
     late: list[float] = []
-    process = subprocess.Popen([sys.executable, "-c", CANARY], stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(
+        [sys.executable, "-c", CANARY], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        yield late
-        process.terminate()
-        late += json.loads(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
+        try:
+            process.stdout.readline()
+            yield late
+            process.terminate()
+            late += json.loads(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def eat(folder: Path, uses_cgroups: bool) -> Trial:
@@ -88,6 +89,7 @@ def eat(folder: Path, uses_cgroups: bool) -> Trial:
         bench_of(records, folder, (), reserve),
         engines={"llama.cpp": Eater()},
         may_use_cgroups=uses_cgroups,
+        deadlines=Deadlines(20.0, 60.0, 3.0, 10.0, 1.0),
     )
     try:
         return asyncio.run(run_trial(bench, WHEEL, CANDIDATE, TokenRatio()))
@@ -115,7 +117,7 @@ def test_an_engine_that_takes_all_memory_is_ended(tmp_path: Path, uses_cgroups: 
     assert len(late) > 20
     assert late[-1] < WORST_S, f"the bystander once woke {late[-1]:.2f} s late"
     assert late[int(0.99 * len(late))] < P99_S
-    assert read_available_bytes() > before - GIB
+    assert read_available_bytes() > before - GIB // 2 * 3
 
 
 def test_a_cgroup_is_there_while_it_is_needed_and_gone_afterwards() -> None:
