@@ -38,14 +38,14 @@ def worth(kind: str, width: int = 1024) -> list[str]:
 
 def test_from_full_precision_every_format_is_worth_a_trial_the_fastest_first() -> None:
     """F16 is the best source; the slowest to make is tried last."""
-    assert worth("F16") == ["Q4_0", "Q4_K_M", "Q8_0", "Q6_K", "Q5_K_M", "IQ4_NL"]
-    assert worth("Q8_0") == ["Q4_0", "Q4_K_M", "Q6_K", "Q5_K_M", "IQ4_NL"]
+    assert worth("F16") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q8_0", "Q6_K", "Q5_K_M", "IQ4_NL"]
+    assert worth("Q8_0") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q6_K", "Q5_K_M", "IQ4_NL"]
 
 
 def test_from_a_quantized_source_only_smaller_ones_and_q8_0_are() -> None:
     """What is lost stays lost: a larger format is worth it only for its speed."""
-    assert worth("Q4_1") == ["Q4_0", "Q4_K_M", "Q8_0", "IQ4_NL"]
-    assert worth("Q4_1", width=576) == ["Q4_0", "Q8_0", "IQ4_NL"]
+    assert worth("Q4_1") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q8_0", "IQ4_NL"]
+    assert worth("Q4_1", width=576) == ["Q4_0", "Q4_0-pure", "Q8_0", "IQ4_NL"]
     assert "larger than its source" in weigh("Q4_1")["Q6_K"].refusal
     assert "no multiple of 256" in weigh("Q4_1", width=576)["Q4_K_M"].refusal
 

@@ -16,10 +16,15 @@ from enginehouse.core.gguf_header import GgufHeader, TensorInfo
 
 @dataclass(frozen=True)
 class Format:
-    """A quantization that a file can have: the type of most tensors and llama.cpp's file type."""
+    """A quantization that a file can have: the type of most tensors and llama.cpp's file type.
+
+    A pure one gives every tensor that type, the token table and the output too, where the mixtures
+    spend more bits on them (`llama-quantize --pure`).
+    """
 
     base: str
     file_type: int
+    is_pure: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -29,6 +34,7 @@ FORMATS: dict[str, Format] = {
     "Q4_K_S": Format("Q4_K", 14), "Q4_1": Format("Q4_1", 3), "Q4_0": Format("Q4_0", 2),
     "IQ4_NL": Format("IQ4_NL", 25), "IQ4_XS": Format("IQ4_XS", 30), "Q3_K_L": Format("Q3_K", 13),
     "Q3_K_M": Format("Q3_K", 12), "Q3_K_S": Format("Q3_K", 11), "Q2_K": Format("Q2_K", 10),
+    "Q4_0-pure": Format("Q4_0", 2, is_pure=True),
 }  # fmt: skip
 """Formats that need no importance matrix."""
 
@@ -115,7 +121,9 @@ def target_types(header: GgufHeader, quantization: str) -> tuple[Target, ...]:
         if may_quantize(tensor):
             wanted = form.base
             if form.base not in ("F16", "BF16"):
-                chosen = _mixed(quantization, tensor, traits, place.get(tensor.name, (0, 1)))
+                chosen = form.base
+                if not form.is_pure:
+                    chosen = _mixed(quantization, tensor, traits, place.get(tensor.name, (0, 1)))
                 wanted = _fitting(chosen, tensor)
         targets.append(Target(tensor, wanted))
     return tuple(targets)

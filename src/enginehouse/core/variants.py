@@ -27,6 +27,7 @@ SLACK = 1.02
 
 WORTH: dict[str, str] = {
     "Q4_0": "the fastest 4-bit type to compute on a CPU, which rearranges its weights at load",
+    "Q4_0-pure": "as Q4_0, the token table too: fewer bytes, and worse answers where it matters",
     "Q4_K_M": "the best answers at about 4.8 bits a weight",
     "Q8_0": "nearly the source's answers, and cheap to compute",
     "Q6_K": "nearly the source's answers in 6.6 bits a weight",

@@ -132,5 +132,7 @@ def _command(tool: Tool, source: Path, quantization: str, draft: Path) -> tuple[
         )  # fmt: skip
     draft.unlink(missing_ok=True)
     draft.with_suffix(".journal").unlink(missing_ok=True)
-    kind = str(FORMATS[quantization].file_type)
-    return (tool.path, "--allow-requantize", str(source), str(draft), kind, threads)
+    form = FORMATS[quantization]
+    pure = ("--pure",) if form.is_pure else ()
+    kind = str(form.file_type)
+    return (tool.path, "--allow-requantize", *pure, str(source), str(draft), kind, threads)
