@@ -127,7 +127,8 @@ def _make(model: Model, quantization: str, path: Path, store: VariantStore) -> R
     if tool is None:
         raise EngineError(
             "quantize.no_tool",
-            f"{model.name} cannot be quantized to {quantization}: nothing here can do it",
+            f"{model.name} cannot be quantized to {quantization}",
+            evidence=("neither llama-quantize nor the wheel's own routines are here",),
             remedies=("pip install --upgrade xllamacpp, or put llama-quantize on PATH",),
         )
     lease = LeaseBook(store.cache / "leases").open(f"quantizing {model.name} to {quantization}")
