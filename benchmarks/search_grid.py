@@ -191,7 +191,7 @@ class GridLab:
     def pace_of(self, candidate: Candidate | None) -> None:
         """Loads are whole in the grid: none is given up, which costs the search its time."""
 
-    async def judge(self, candidate: Candidate, build: Build) -> str:
+    async def judge(self, candidate: Candidate, base: Candidate) -> str:
         """Answers are not judged here."""
         return ""
 

@@ -61,7 +61,7 @@ class Formula:
     def pace_of(self, candidate: Candidate | None) -> None:
         pass
 
-    async def judge(self, candidate: Candidate, build: Build) -> str:
+    async def judge(self, candidate: Candidate, base: Candidate) -> str:
         self.judged.append(candidate)
         return self.refuses(candidate)
 

@@ -82,9 +82,12 @@ ANSWER_SETTINGS = (
 
 
 def answer_key(candidate: Candidate) -> Settings:
-    """Return what of a candidate may change its answers; equal keys need one exam."""
+    """Return what of a candidate may change its answers; equal keys need one exam.
+
+    Builds of one engine compute the same up to rounding.
+    """
     held = tuple((n, v) for n, v in candidate.settings if n in ANSWER_SETTINGS)
-    return (("build", candidate.build_digest), *held)
+    return (("engine", candidate.engine), *held)
 
 
 def settings_of(mapping: Mapping[str, Setting]) -> Settings:

@@ -25,7 +25,7 @@ V1_LINE = re.compile(r"^\d+:(?:[\w,]+,)?memory(?:,[\w,]+)?:(/.*)$", re.MULTILINE
 V2_LINE = re.compile(r"^0::(/.*)$", re.MULTILINE)
 NAME = re.compile(r"enginehouse-(\d+)-\d+")
 OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
-ENTER = 'echo $$ > "$0" && exec "$@"'
+ENTER = 'echo $$ > "$1" && shift && exec "$@"'
 REMOVE_LIMIT_S = 2.0
 SYSTEMD_LIMIT_S = 3.0
 _numbers = itertools.count()
@@ -65,7 +65,7 @@ def raise_fence(limit_bytes: int) -> Fence:
         folder = make(limit_bytes)
         if folder is not None:
             way = "cgroup v2" if make is _make_v2 else "cgroup v1"
-            prefix = ("/bin/sh", "-c", ENTER, str(folder / "cgroup.procs"))
+            prefix = ("/bin/sh", "-c", ENTER, "engine", str(folder / "cgroup.procs"))
             return Fence(way, prefix, limit_bytes, folder)
     if has_user_systemd():
         limits = ("-p", f"MemoryMax={limit_bytes}", "-p", "MemorySwapMax=0")

@@ -30,6 +30,7 @@ class BenchLab:
     against: Candidate | None = None
     verdicts: dict[Settings, str] = field(default_factory=dict)
     exams: dict[str, Trial] = field(default_factory=dict)
+    builds: dict[str, Build] = field(default_factory=dict)
 
     def now(self) -> float:
         return time.monotonic()
@@ -44,6 +45,7 @@ class BenchLab:
         self.against = candidate
 
     async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
+        self.builds[build.digest] = build
         if proposal.remedy is not None and proposal.remedy.action == "drop-page-cache":
             self.watch.on_step(self.bench.drop_page_cache())
         pace = self.ratio.paces.get(self.against.id) if self.against is not None else None
@@ -52,43 +54,41 @@ class BenchLab:
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
         )
 
-    async def judge(self, candidate: Candidate, build: Build) -> str:
-        """Hold its answers against the reference's, which is asked once; what cannot be told apart
-        by a setting that changes answers is judged once.
+    async def judge(self, candidate: Candidate, base: Candidate) -> str:
+        """Hold its answers against the base's, which is examined once.
+
+        Candidates with the same settings that change answers are judged once.
         """
-        reference = self._reference(build)
         key = answer_key(candidate)
-        if key == answer_key(reference):
+        if key == answer_key(base):
             return ""
         if key not in self.verdicts:
-            self.verdicts[key] = await self._verdict(candidate, build, reference)
+            self.verdicts[key] = await self._verdict(candidate, base)
         return self.verdicts[key]
 
-    async def _verdict(self, candidate: Candidate, build: Build, reference: Candidate) -> str:
-        for one in (reference, candidate):
+    async def _verdict(self, candidate: Candidate, base: Candidate) -> str:
+        for one in (base, candidate):
             if one.id not in self.ratio.traces:
-                what = one.describe_difference(reference) or "the reference"
+                what = one.describe_difference(base) or "the base, the best precision at hand"
                 self.watch.on_step(f"examining the answers of {what}")
-                examined = await self._examine(one, build)
+                examined = await self._examine(one)
                 if examined.outcome is not Outcome.EXAMINED:
                     title = examined.diagnosis.title if examined.diagnosis else ""
                     return f"its answers could not be examined: {examined.detail or title}"
         quality = compare(
-            self.ratio.traces[reference.id], self.ratio.traces[candidate.id], self.bench.quality
+            self.ratio.traces[base.id], self.ratio.traces[candidate.id], self.bench.quality
         )
-        self.bench.records.update_trial(replace(self.exams[candidate.id], quality=quality))
-        self.exams[candidate.id] = replace(self.exams[candidate.id], quality=quality)
+        judged = replace(self.exams[candidate.id], quality=quality)
+        self.bench.records.update_trial(judged)
+        self.exams[candidate.id] = judged
         return "" if quality.passes else quality.why
 
-    async def _examine(self, candidate: Candidate, build: Build) -> Trial:
+    async def _examine(self, candidate: Candidate) -> Trial:
         measuring = Measuring(purpose=EXAM, examines=True)
+        build = self.builds[candidate.build_digest]
         trial = await run_trial(self.bench, build, candidate, self.ratio, None, measuring)
         self.exams[candidate.id] = trial
         return trial
-
-    def _reference(self, build: Build) -> Candidate:
-        """Return the candidate of the build with the best precision at hand: the file as it is."""
-        return self.bench.minimal(build)
 
 
 @dataclass

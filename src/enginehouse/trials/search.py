@@ -77,8 +77,8 @@ class Lab(Protocol):
     async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
         """Try a candidate and return its record."""
 
-    async def judge(self, candidate: Candidate, build: Build) -> str:
-        """Judge a candidate's answers; say why it is refused, empty when they are good."""
+    async def judge(self, candidate: Candidate, base: Candidate) -> str:
+        """Judge a candidate's answers by the base's; say why it is refused, empty when good."""
 
 
 @dataclass
@@ -285,7 +285,7 @@ class Hunt:
             known = [t for t in self.known() if t.candidate.build_digest in here]
             entered = finalists(known, base, most, self.refused)
             for candidate in entered:
-                why = await self.lab.judge(candidate, self._build_of(candidate))
+                why = await self.lab.judge(candidate, base)
                 if why:
                     key = answer_key(candidate)
                     same = {t.candidate.id for t in known if answer_key(t.candidate) == key}
