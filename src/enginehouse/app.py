@@ -15,7 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from enginehouse.app_find import FindResult, Noted, check_context, parse_asked, require_builds
+from enginehouse.app_find import (
+    FindResult,
+    Noted,
+    check_context,
+    merge_tunables,
+    parse_asked,
+    require_builds,
+)
 from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.app_search import Search
 from enginehouse.app_variants import make_variants
@@ -258,8 +265,7 @@ class House:
 
     def asked(self, texts: Sequence[str], context: int | None) -> CandidateSettings:
         """Return the settings that a user asks for, checked against what engines take."""
-        tunables = {t.name: t for engine in load_engines().values() for t in engine.tunables}
-        return parse_asked(texts, context, tuple(tunables.values()))
+        return parse_asked(texts, context, merge_tunables(load_engines().values()))
 
     def find(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from enginehouse.core.candidate import Build, Candidate, Setting, Settings, settings_of
 from enginehouse.core.choice import Choice
 from enginehouse.core.choose import Ranked
-from enginehouse.core.engine import Tunable
+from enginehouse.core.engine import Engine, Tunable
 from enginehouse.core.errors import EngineError, UserError
 from enginehouse.core.model import Model
 from enginehouse.core.trial import Trial
@@ -72,6 +72,17 @@ class FindResult:
             evidence=tuple(evidence) + self.refusals,
             remedies=tuple(dict.fromkeys(remedies)),
         )
+
+
+def merge_tunables(engines: Iterable[Engine]) -> tuple[Tunable, ...]:
+    """Return the settings of all engines by name; what one engine takes may be asked for."""
+    merged: dict[str, Tunable] = {}
+    for tunable in (t for engine in engines for t in engine.tunables):
+        known = merged.get(tunable.name, tunable)
+        is_free = not (known.values and tunable.values)
+        values = () if is_free else tuple(dict.fromkeys((*known.values, *tunable.values)))
+        merged[tunable.name] = replace(known, values=values)
+    return tuple(merged.values())
 
 
 def parse_asked(texts: Sequence[str], context: int | None, tunables: Sequence[Tunable]) -> Settings:

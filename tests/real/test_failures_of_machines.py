@@ -178,7 +178,7 @@ FAILURES = (
     # the engine's own files
     Failure("no program", "system.exec_failed", "is not a program",
             plain(command=("/opt/none/llama-server",)), explains=False),
-    Failure("a program of another CPU", "container.wrong_cpu_arch", "ELF",
+    Failure("a program of another CPU", "container.wrong_cpu_arch", "xec",
             program_of_other_architecture),
     Failure("a Python without the package", "dependency.missing_package", "No module named",
             plain(command=(sys.executable, "-S", "-c", "import xllamacpp"))),

@@ -68,7 +68,7 @@ TUNABLES = (
         "dtype", "type that is computed in", "--dtype",
         values=("auto", "bfloat16", "float16", "float32"),
     ),
-    Tunable("quantization", "how the weights are quantized: awq, gptq …", "--quantization"),
+    Tunable("quantization_method", "how the weights are quantized: awq …", "--quantization"),
     Tunable(
         "enforce_eager", "no compilation and no CUDA graphs: less memory, a faster start",
         "--enforce-eager", values=("on", "off"),
@@ -101,7 +101,7 @@ VALUES = (
     ("gpu_memory_utilization", "--gpu-memory-utilization"),
     ("kv_cache_dtype", "--kv-cache-dtype"),
     ("dtype", "--dtype"),
-    ("quantization", "--quantization"),
+    ("quantization_method", "--quantization"),
     ("block_size", "--block-size"),
     ("swap_space", "--swap-space"),
     ("cpu_offload_gb", "--cpu-offload-gb"),
