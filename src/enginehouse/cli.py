@@ -13,6 +13,7 @@ from enginehouse.cli_call import (
     COMPLETION_VARIABLE,
     PROGRAM,
     Call,
+    also_option,
     budget_option,
     command,
     complete_model,
@@ -73,11 +74,12 @@ def cli(context: click.Context, config_file: Path | None) -> None:
 @host_option
 @context_option
 @set_option
+@also_option
 @click.option("--again", is_flag=True, help="Search although a stored choice holds.")
 @dry_run_option
 def up(
-    call: Call, model: str | None, context: int | None, wanted: tuple[str, ...], again: bool,
-    dry_run: bool,
+    call: Call, model: str | None, context: int | None, wanted: tuple[str, ...],
+    also: tuple[str, ...], again: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Find the best way to serve MODEL here, and serve it.
 
@@ -98,7 +100,7 @@ def up(
             say(f"the stored choice no longer holds: {reason}")
         result = None
         if choice is None or stale or again:
-            result = _search(call, house, found, asked)
+            result = _search(call, house, found, asked, also)
             choice = result.require_choice()
         say_unmet(choice)
         house.serve(choice, found, _announce(call, found.name, result))
@@ -110,10 +112,12 @@ def up(
 @budget_option
 @context_option
 @set_option
+@also_option
 @dry_run_option
 def find(
-    call: Call, model: str, context: int | None, wanted: tuple[str, ...], dry_run: bool
-) -> None:
+    call: Call, model: str, context: int | None, wanted: tuple[str, ...], also: tuple[str, ...],
+    dry_run: bool,
+) -> None:  # fmt: skip
     """Try, measure and choose, without serving.
 
     The choice is stored for `serve` and `up`.
@@ -124,7 +128,7 @@ def find(
         if dry_run:
             _show_plan(call, house, found, asked)
             return
-        result = _search(call, house, found, asked)
+        result = _search(call, house, found, asked, also)
         say_unmet(result.require_choice())
         if call.as_json:
             from enginehouse.cli_render import show_json
@@ -161,13 +165,17 @@ def serve(call: Call, model: str | None) -> None:
         house.serve(choice, found, _announce(call, found.name, None))
 
 
-def _search(call: Call, house: House, model: Model, asked: Settings) -> FindResult:
+def _search(
+    call: Call, house: House, model: Model, asked: Settings, also: tuple[str, ...] = ()
+) -> FindResult:
     from enginehouse.cli_render import leaderboard
 
     settings = house.settings
+    forms = tuple(house.model(spec, open_progress()) for spec in also)
     result = house.find(
-        model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk(), asked
-    )
+        model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk(),
+        asked, forms,
+    )  # fmt: skip
     if not call.as_json and result.rows:
         click.echo(leaderboard(result))
         sys.stdout.flush()

@@ -132,6 +132,10 @@ set_option = click.option(
     "--set", "wanted", multiple=True, metavar="NAME=VALUE",
     help="A setting that every candidate shall hold, such as kv_type=q8_0.",
 )  # fmt: skip
+also_option = click.option(
+    "--also", multiple=True, metavar="MODEL",
+    help="Another form of the same model, such as its safetensors folder beside a GGUF file.",
+)  # fmt: skip
 model_argument = click.argument("model", required=False, shell_complete=complete_model)
 
 

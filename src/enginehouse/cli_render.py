@@ -57,8 +57,7 @@ def leaderboard(result: FindResult) -> str:
     """Show the candidates best first, each with why it won, lost or failed."""
     rows = []
     for place, (trial, reason) in enumerate(result.rows, start=1):
-        label = trial.candidate.describe_difference(result.minimal) if result.minimal else ""
-        rows.append((str(place), str(trial.id), *_figures(trial), label or "minimal", reason))
+        rows.append((str(place), str(trial.id), *_figures(trial), result.label(trial), reason))
     header = ("#", "TRIAL", "TOK/S", "TTFT P50", "ITL P50", "MEMORY", "CANDIDATE", "WHY")
     return f"{result.model.name} under {result.workload}\n{table(header, rows)}"
 

@@ -50,9 +50,12 @@ SETTINGS: dict[str, Setting] = {
         Setting("gateway.queue_limit", "integer", 256, "requests that may wait"),
         Setting("gateway.request_limit", "bytes", "64MiB", "largest request body"),
         Setting("engine.llama_cpp.path", "text", "", "a llama-server to try beside the wheel"),
+        Setting("engine.vllm.python", "text", "", "the Python of an environment with vLLM"),
         Setting("find.workload", "choice", "chat", "workload to find for", tuple(WORKLOADS)),
         Setting("find.budget", "duration", "3m", "time for the trials"),
         Setting("trials.memory_reserve", "bytes", "512MiB", "MemAvailable that trials leave"),
+        Setting("trials.disk_budget", "bytes", "20GiB", "most disk for re-quantized models"),
+        Setting("trials.disk_reserve", "bytes", "2GiB", "free disk that trials leave"),
         Setting(
             "trials.may_drop_page_cache",
             "choice",

@@ -15,6 +15,7 @@ import msgspec
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.errors import UserError
+from enginehouse.edges.builds_vllm import find_vllm
 from enginehouse.edges.paths import cache_dir
 
 ENGINE = "llama.cpp"
@@ -24,14 +25,14 @@ VERSION = re.compile(r"version:\s*(?:(\d+)\s*\((\w+)\)|\S+ \(build (\d+), commit
 abc123)` since llama.cpp numbers its releases."""
 
 
-def find_builds(llama_server: str = "") -> tuple[Build, ...]:
-    """Return llama.cpp's builds: the wheel, then a `llama-server` named here or on PATH.
+def find_builds(llama_server: str = "", vllm_python: str = "") -> tuple[Build, ...]:
+    """Return llama.cpp's builds (the wheel, then a `llama-server` named here or on PATH), vLLM's.
 
     Raises:
         UserError: `engine.not_usable`, when the named program cannot be one.
     """
     found = [build for build in (_wheel(), _binary(llama_server)) if build is not None]
-    return tuple(found)
+    return (*found, *find_vllm(vllm_python))
 
 
 def _wheel() -> Build | None:

@@ -166,16 +166,19 @@ class LlamaCpp:
         levers = []
         if workload.streams > 1:
             levers.append(_slots_lever(workload))
+        levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
         if workload.streams <= 2:
             levers.append(lever("speculation", ("ngram-mod",), "text that repeats drafts itself"))
-        levers.append(lever("flash_attention", ("off", "on"), "which is faster depends on the CPU"))
         levers.append(lever("kv_type", ("q8_0",), "half the KV cache to read"))
         if prompt_tokens > 512:
             levers.append(lever("ubatch", (1024, 256), "prefill in other chunks"))
-            levers.append(lever("batch", (512,), "prefill in smaller turns"))
+            levers.append(lever("batch", (), "prefill in smaller turns", (512,)))
+        else:
+            levers.append(lever("ubatch", (), "prefill in other chunks", (128,)))
         threads = machine.usable_cores
         if threads > 1:
-            levers.append(lever("threads", (threads, threads - 1), "leave a core to the rest"))
+            counts = (threads - 1,) if threads == machine.physical_cores else (threads,)
+            levers.append(lever("threads", (), "leave a core to the rest, or use them all", counts))
         return tuple(levers)
 
     def estimate_memory(

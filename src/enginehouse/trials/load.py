@@ -80,8 +80,10 @@ def never_too_slow(elapsed_s: float, characters: int) -> str:
 class Window:
     """When a load ends before all is answered.
 
-    After `ends_s` nothing new begins once one request is answered. `too_slow` takes the seconds
-    since the start and the characters that came, and says why to give the load up, empty to go on.
+    After `ends_s` nothing new begins once every stream could have been answered: one request of a
+    single stream, one wave of several. Less would count prompts whose answers are still to come.
+    `too_slow` takes the seconds since the start and the characters that came, and says why to give
+    the load up, empty to go on.
     """
 
     ends_s: float = math.inf
@@ -122,10 +124,13 @@ async def run_load(
     began = time.perf_counter()
 
     async def client(session: aiohttp.ClientSession) -> None:
-        while waiting and not (samples and time.perf_counter() - began > window.ends_s):
+        while waiting and not (streams == 1 and is_over()):
             index, prompt = waiting.pop()
             live[index] = _Recorder()
             samples[index] = await ask(session, shape, prompt, keeper, live[index])
+
+    def is_over() -> bool:
+        return len(samples) >= streams and time.perf_counter() - began > window.ends_s
 
     def partial() -> tuple[RequestSample, ...]:
         now = time.perf_counter()
@@ -142,7 +147,7 @@ async def run_load(
                 behind = window.too_slow(elapsed, sum(len("".join(r.text)) for r in live.values()))
                 if behind and not clients.done():
                     raise TooSlowError(behind, partial())
-                if streams > 1 and samples and elapsed > window.ends_s:
+                if streams > 1 and is_over():
                     break
             if clients.done():
                 await clients

@@ -166,7 +166,8 @@ async def run_trial(
     """
     engine = bench.engine_of(build)
     endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
-    launch = Launch(build, candidate, bench.forms.of(engine, candidate), endpoint, str(scratch))
+    form = dataclasses.replace(bench.forms.of(engine, candidate), name=bench.model.name)
+    launch = Launch(build, candidate, form, endpoint, str(scratch))
     slots, calls = engine.shared_slots(candidate), engine.setup(launch)
     trial = bench.records.start_trial(
         Trial(
@@ -302,7 +303,7 @@ class _Attempt:
             trial = dataclasses.replace(trial, exit_code=ended.exit_code, signal=ended.signal)
         if samples:
             trial = dataclasses.replace(trial, measurement=self._figures(trial, samples))
-            self.ratio.paces[trial.candidate.id] = Pace.of(samples)
+            self.ratio.paces[trial.candidate.id] = Pace.of(samples, self.bench.workload.streams)
         return trial
 
     async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:

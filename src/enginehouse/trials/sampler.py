@@ -8,7 +8,7 @@ joint (multivariate) distributions, one group of parameters for each engine.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from enginehouse.core.candidate import Candidate
@@ -17,8 +17,9 @@ from enginehouse.core.space import Dimension, Value, candidate_at, point_of
 if TYPE_CHECKING:
     import optuna
 
-MOST_ASKS = 200
+MOST_ASKS = 40
 """How often the sampler is asked until it names a candidate that is new and allowed."""
+NEAR_THE_BEST = 8
 GOOD_SHARE = 0.25
 """Optuna's own 0.1 leaves one good trial of ten, too few to tell what they have in common."""
 
@@ -36,13 +37,13 @@ class Sampler:
         self._bases = dict(bases)
         self._dimensions = dict(dimensions)
         self._study = _new_study(seed)
-        self._fixed: set[str] = set()
+        self._seen: set[str] = set()
 
     def learn(self, candidate: Candidate, rate: float) -> None:
         """Take what a candidate measured in tokens per second, 0 for one that failed."""
         import optuna
 
-        self._fixed.add(candidate.id)
+        self._seen.add(candidate.id)
         dimensions = self._dimensions.get(candidate.engine, ())
         point = point_of(candidate, dimensions)
         if point is None or candidate.build_digest not in self._bases:
@@ -64,20 +65,40 @@ class Sampler:
         for _ in range(MOST_ASKS):
             trial = self._study.ask()
             candidate = self._suggest(trial)
-            is_new = candidate.id not in self._fixed
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if is_new and is_allowed(candidate):
-                return candidate
-            self._fixed.add(candidate.id)
-        return None
+            if candidate.id not in self._seen:
+                self._seen.add(candidate.id)
+                if is_allowed(candidate):
+                    return candidate
+        return next(filter(is_allowed, self._unseen_near_the_best()), None)
+
+    def _unseen_near_the_best(self) -> Iterator[Candidate]:
+        """Yield what the sampler no longer names: one change from the best ones, the best first."""
+        done = sorted(self._study.trials, key=lambda t: -(t.value or 0.0))
+        for trial in done[:NEAR_THE_BEST]:
+            if trial.value is None:
+                continue
+            base = self._bases[trial.params["build"]]
+            for dimension in self._dimensions[base.engine]:
+                for value in dimension.values:
+                    params = {**trial.params, _name(base.engine, dimension): value}
+                    candidate = self._candidate(base, params)
+                    if candidate.id not in self._seen:
+                        self._seen.add(candidate.id)
+                        yield candidate
 
     def _suggest(self, trial: optuna.trial.Trial) -> Candidate:
         digest = trial.suggest_categorical("build", tuple(self._bases))
         base = self._bases[digest]
-        point: dict[str, Value] = {}
         for dimension in self._dimensions[base.engine]:
-            name = _name(base.engine, dimension)
-            point[dimension.name] = trial.suggest_categorical(name, dimension.values)
+            trial.suggest_categorical(_name(base.engine, dimension), dimension.values)
+        return self._candidate(base, trial.params)
+
+    def _candidate(self, base: Candidate, params: Mapping[str, Any]) -> Candidate:
+        point: dict[str, Value] = {
+            dimension.name: params[_name(base.engine, dimension)]
+            for dimension in self._dimensions[base.engine]
+        }
         return candidate_at(base, point)
 
     def _builds(self) -> Any:
