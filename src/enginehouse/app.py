@@ -30,7 +30,7 @@ from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
 from enginehouse.core.choose import Ranked, choose
-from enginehouse.core.engine import Endpoint, Engine, Launch, Refusal
+from enginehouse.core.engine import UNPROVEN, Endpoint, Engine, Launch, Refusal
 from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
@@ -184,7 +184,9 @@ class House:
         from enginehouse.edges.builds import find_builds
 
         return find_builds(
-            self.settings.text("engine.llama_cpp.path"), self.settings.text("engine.vllm.python")
+            self.settings.text("engine.llama_cpp.path"),
+            self.settings.text("engine.vllm.python"),
+            self.settings.text("engine.ollama.path"),
         )
 
     def vllm_install(self, version: str, flavour: str, progress: Progress) -> PythonInstall:
@@ -308,6 +310,11 @@ class House:
         earlier = () if fresh else self._earlier(bench, builds, machine)
         if earlier:
             watch.on_step(f"going on from {len(earlier)} trials of earlier searches")
+        for name in sorted({build.engine for build in builds}):
+            if load_engines()[name].status == UNPROVEN:
+                watch.on_step(
+                    f"{name} is unproven: written from its documentation, not yet seen on hardware"
+                )
         lab = BenchLab(bench, noted)
         hunt = Hunt(lab, builds, left_s, noted, earlier=earlier)
         return Search(bench, lab, hunt, machine, noted)

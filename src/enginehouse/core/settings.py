@@ -53,6 +53,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("gateway.request_limit", "bytes", "64MiB", "largest request body"),
         Setting("engine.llama_cpp.path", "text", "", "a llama-server to try beside the wheel"),
         Setting("engine.vllm.python", "text", "", "the Python of an environment with vLLM"),
+        Setting("engine.ollama.path", "text", "", "an ollama program to try"),
         Setting("find.workload", "choice", "chat", "workload to find for", tuple(WORKLOADS)),
         Setting("find.budget", "duration", "3m", "time for the trials"),
         Setting("find.ttft_limit", "duration", "0s", "TTFT that a good request keeps; 0s is none"),

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from enginehouse.core.candidate import Build
 from enginehouse.edges import builds_llama_cpp
+from enginehouse.edges.builds_ollama import find_ollama
+from enginehouse.edges.builds_tensorrt import find_tensorrt
 from enginehouse.edges.builds_vllm import find_vllm
 
 
-def find_builds(llama_server: str = "", vllm_python: str = "") -> tuple[Build, ...]:
+def find_builds(
+    llama_server: str = "", vllm_python: str = "", ollama: str = ""
+) -> tuple[Build, ...]:
     """Return llama.cpp's builds (the wheel, a `llama-server` named here or on PATH, native ones),
-    then vLLM's environments.
+    then vLLM's environments, Ollama's program and TensorRT's.
 
     Raises:
         UserError: `engine.not_usable`, when a named program cannot be one.
     """
-    return (*builds_llama_cpp.find(llama_server), *find_vllm(vllm_python))
+    return (
+        *builds_llama_cpp.find(llama_server),
+        *find_vllm(vllm_python),
+        *find_ollama(ollama),
+        *find_tensorrt(),
+    )

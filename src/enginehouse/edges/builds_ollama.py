@@ -38,7 +38,7 @@ def find_ollama(named: str = "") -> tuple[Build, ...]:
             evidence=(said.strip()[:200],),
             remedies=("give the path of the program `ollama`, or remove the setting",),
         )
-    from enginehouse.edges.builds import digest_file  # which asks this module in its turn
+    from enginehouse.edges.digests import digest_file  # which asks this module in its turn
 
     return (
         Build(
