@@ -191,6 +191,9 @@ class GridLab:
     def pace_of(self, candidate: Candidate | None) -> None:
         """Loads are whole in the grid: none is given up, which costs the search its time."""
 
+    def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
+        return True
+
     async def judge(self, candidate: Candidate, base: Candidate) -> str:
         """Answers are not judged here."""
         return ""

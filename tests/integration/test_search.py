@@ -61,6 +61,9 @@ class Formula:
     def pace_of(self, candidate: Candidate | None) -> None:
         pass
 
+    def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
+        return True
+
     async def judge(self, candidate: Candidate, base: Candidate) -> str:
         self.judged.append(candidate)
         return self.refuses(candidate)
@@ -203,3 +206,17 @@ async def test_what_each_setting_brought_is_measured() -> None:
         names = {name for c in ranked[0].contributions for name, _ in c.settings}
         assert {"slots", "quantization"} <= names
     assert all(t.has_measurement for t in hunt.trials if t.purpose == ABLATION)
+
+
+async def test_what_cannot_be_judged_in_time_does_not_win() -> None:
+    """With a budget too short for exams, only what answers like the base may win."""
+
+    class Hurried(Formula):
+        def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
+            return candidate.get("quantization") is None and candidate.get("kv_type") is None
+
+    lab = Hurried()
+    hunt, _ = await hunt_with(lab, 40.0)
+    winner = winner_of(hunt)
+    assert winner.get("quantization") is None
+    assert any("no time to judge" in why for why in hunt.refused.values())

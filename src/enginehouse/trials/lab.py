@@ -54,6 +54,10 @@ class BenchLab:
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
         )
 
+    def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
+        key = answer_key(candidate)
+        return key == answer_key(base) or key in self.verdicts
+
     async def judge(self, candidate: Candidate, base: Candidate) -> str:
         """Hold its answers against the base's, which is examined once.
 

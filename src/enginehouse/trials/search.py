@@ -31,9 +31,11 @@ from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.trials.sampler import Sampler
 
 FIRST_CANDIDATES = 3
-EXPLORING_SHARE = 0.6
-"""How much of the budget the ladder and the sampler may take; the finals and ablations have the
+EXPLORING_SHARE = 0.5
+"""How much of the budget the ladder and the sampler may take; exams, finals and ablations have the
 rest."""
+EXAM_S = 12.0
+"""What two exams are taken to cost before one was seen: about 8 s each for a small model."""
 FINALS_SHARE = 0.92
 MOST_ROUNDS = 6
 MOST_IN_FINALS = 2
@@ -44,6 +46,7 @@ DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
 LEAST_WINDOW_S, MOST_WINDOW_S = 6.0, 30.0
 FINAL_WINDOW = 1.5
+NO_TIME_TO_JUDGE = "its answers may differ, and the budget left no time to judge them"
 
 
 class Watch(Protocol):
@@ -77,6 +80,9 @@ class Lab(Protocol):
     async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
         """Try a candidate and return its record."""
 
+    def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
+        """Whether a verdict on a candidate is known without an exam."""
+
     async def judge(self, candidate: Candidate, base: Candidate) -> str:
         """Judge a candidate's answers by the base's; say why it is refused, empty when good."""
 
@@ -95,6 +101,7 @@ class Hunt:
     refused: dict[str, str] = field(default_factory=dict)
     bases: dict[str, Candidate] = field(default_factory=dict)
     began: float = 0.0
+    exams_s: float = EXAM_S
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -285,7 +292,11 @@ class Hunt:
             known = [t for t in self.known() if t.candidate.build_digest in here]
             entered = finalists(known, base, most, self.refused)
             for candidate in entered:
-                why = await self.lab.judge(candidate, base)
+                why = NO_TIME_TO_JUDGE
+                if self.lab.is_judged(candidate, base) or self.left_s() > self.exams_s:
+                    began = self.lab.now()
+                    why = await self.lab.judge(candidate, base)
+                    self.exams_s = max(0.5 * self.exams_s, self.lab.now() - began)
                 if why:
                     key = answer_key(candidate)
                     same = {t.candidate.id for t in known if answer_key(t.candidate) == key}
