@@ -5,6 +5,7 @@ Everything that a model, a log or an engine may have named is escaped; there is 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,8 @@ figcaption { color: #333; padding: 0 1rem 0.7rem; font-size: 0.85rem; }
 @media print { body { margin: 0; max-width: none; } figure { break-inside: avoid; } }
 """
 WIDTH, HEIGHT = 900, 380
+NOT_DRAWN = re.compile(r"<script.*?</script>|<!--.*?-->", re.DOTALL)
+"""What pygal adds for its tooltips, and its remarks; the chart itself needs neither."""
 MOST_LABELS = 40
 
 
@@ -131,7 +134,7 @@ def _charts(report: Report) -> str:
 
 
 def _figure(chart: Any, caption: str) -> str:
-    svg = chart.render(is_unicode=True)
+    svg = NOT_DRAWN.sub("", chart.render(is_unicode=True))
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
