@@ -184,13 +184,15 @@ def _trace(report: Report) -> Any:
 def _memory(report: Report) -> Any:
     import pygal
 
+    bars = report.memory[::-1]  # the chart counts from below
     chart = pygal.HorizontalStackedBar(**_config("Memory, MiB", x_title="MiB"))
-    names = dict.fromkeys(name for bar in report.memory for name, _ in bar.parts)
-    chart.x_labels = [_short(bar.label) for bar in report.memory]
+    names = dict.fromkeys(name for bar in bars for name, _ in bar.parts)
+    chart.x_labels = [text for bar in bars for text in ("seen", _short(bar.label))]
     for name in names:
-        chart.add(name, [round(dict(bar.parts).get(name, 0.0) / 2**20, 1) for bar in report.memory])
-    seen = [round(bar.observed_bytes / 2**20, 1) for bar in report.memory]
-    chart.add("peak that was seen", seen, secondary=False)
+        predicted = [round(dict(bar.parts).get(name, 0.0) / 2**20, 1) for bar in bars]
+        chart.add(name, [value for size in predicted for value in (0, size)])
+    seen = [round(bar.observed_bytes / 2**20, 1) for bar in bars]
+    chart.add("peak that was seen", [value for size in seen for value in (size, 0)])
     return chart
 
 
