@@ -146,7 +146,9 @@ class SearchTalk:
 def outcome_of(trial: Trial) -> str:
     """Say in a few words what came of a trial."""
     if trial.measurement is not None and trial.has_measurement:
-        return f"{trial.measurement.output_tok_per_s:.1f} tok/s"
+        disturbed = trial.conditions.disturbance if trial.conditions is not None else ""
+        rate = f"{trial.measurement.output_tok_per_s:.1f} tok/s"
+        return f"{rate} ({disturbed})" if disturbed else rate
     why = (trial.diagnosis.title if trial.diagnosis is not None else "") or trial.detail
     outcome = trial.outcome.value
     return f"{outcome}: {why}" if why and why != outcome else outcome

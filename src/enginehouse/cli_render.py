@@ -16,6 +16,7 @@ from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
+    from enginehouse.core.conditions_of_trial import Conditions
     from enginehouse.core.model import Model
     from enginehouse.core.quality import Quality
     from enginehouse.core.settings import Settings
@@ -130,6 +131,10 @@ def trial_text(trial: Trial) -> str:
         f"  memory     {mib(trial.peak_memory_bytes)} at most, {len(trial.memory)} samples",
         f"  log        {trial.log_path}",
     ]
+    if trial.fence:
+        lines.append(f"  fence      {trial.fence}")
+    if trial.conditions is not None:
+        lines.append(f"  conditions {_conditions(trial.conditions)}")
     if trial.remedy is not None:
         lines.insert(1, f"  came from  {trial.remedy.describe()}")
     if trial.diagnosis is not None:
@@ -150,6 +155,20 @@ def trial_text(trial: Trial) -> str:
         if figures.roofline_share is not None:
             lines.append(f"  roofline   {figures.roofline_share:.0%} of the decode roofline")
     return "\n".join(lines)
+
+
+def _conditions(conditions: Conditions) -> str:
+    """Show under what conditions a load was measured."""
+    said = [f"load {conditions.load_average:.1f}", f"others {conditions.other_cores:.2f} cores"]
+    if conditions.governor:
+        said.append(f"governor {conditions.governor}")
+    if conditions.clock_mhz is not None:
+        said.append(f"{conditions.clock_mhz:.0f} MHz")
+    if conditions.temperature_c is not None:
+        said.append(f"{conditions.temperature_c:.0f} °C")
+    if conditions.disturbance:
+        said.append(f"disturbed: {conditions.disturbance}")
+    return ", ".join(said)
 
 
 def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:

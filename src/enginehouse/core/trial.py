@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.conditions_of_trial import Conditions
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import Measurement
 from enginehouse.core.quality import Quality
@@ -162,6 +163,7 @@ class Trial:
     purpose: str = ""
     quality: Quality | None = None
     fence: str = ""
+    conditions: Conditions | None = None
 
     @property
     def has_measurement(self) -> bool:

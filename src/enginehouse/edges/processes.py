@@ -169,7 +169,7 @@ class EngineProcess:
         """
         rss = 0
         pss: int | None = 0
-        for process in self._family():
+        for process in self.family():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 rss += process.memory_info().rss
                 if pss is not None:
@@ -180,7 +180,8 @@ class EngineProcess:
         """Return the last lines of the log."""
         return read_tail(self._log_path, lines)
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """Return the child and its descendants, nothing when it has ended."""
         if not self.is_running:
             return []
         try:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from enginehouse.core.candidate import Build, Candidate, Settings
+from enginehouse.core.conditions_of_trial import Conditions
 from enginehouse.core.correction import Observation
 from enginehouse.core.diagnose import diagnose
 from enginehouse.core.diagnose_scan import Book
@@ -39,6 +40,7 @@ from enginehouse.core.trial import (
 )
 from enginehouse.core.workload import WORKLOADS, Prompt, Workload, build_prompts
 from enginehouse.edges.cgroups import NO_FENCE, Fence, raise_fence
+from enginehouse.edges.conditions import ConditionsWatch
 from enginehouse.edges.guard import Guard
 from enginehouse.edges.http import make_call, open_session
 from enginehouse.edges.leases import LeaseBook
@@ -294,6 +296,7 @@ class _Attempt:
     memory: list[MemorySample] = field(default_factory=list)
     guarded: asyncio.Event = field(default_factory=asyncio.Event)
     danger: str = ""
+    conditions: Conditions | None = None
     oom_kills: OomKills = field(default_factory=OomKills)
 
     async def run(self, trial: Trial) -> Trial:
@@ -336,6 +339,7 @@ class _Attempt:
             stages=tuple(self.stages),
             duration_s=time.perf_counter() - self.began,
             memory=tuple(self.memory),
+            conditions=self.conditions,
         )
         if self._was_started() and (crashed or samples):
             trial = dataclasses.replace(trial, exit_code=ended.exit_code, signal=ended.signal)
@@ -438,9 +442,11 @@ class _Attempt:
             workload, bench.passages, bench.questions, self.ratio.words_per_token, workload.requests
         )
         shape = LoadShape(bench.model.name, workload.output_tokens, workload.forced_lengths)
+        watch = ConditionsWatch(self.process.family())
         samples = await run_load(
             self.endpoint, shape, prompts, workload.streams, self.keeper, self.measuring.window()
         )
+        self.conditions = watch.read()
         failed = [sample for sample in samples if sample.error]
         if failed:
             raise StageError(
