@@ -45,8 +45,11 @@ def list_engines(
     builds: Sequence[Build], machine: Machine, installers: Sequence[str]
 ) -> tuple[Listed, ...]:
     """Return every engine with its builds; `installers` name those that can be installed."""
+    from enginehouse.edges.builds_llama_cpp import find_native
     from enginehouse.edges.toolchain import find_toolkit
 
+    known = {build.digest for build in builds}
+    builds = (*builds, *(build for build in find_native() if build.digest not in known))
     native = Offer(
         "enginehouse engines build llama.cpp",
         f"a native build {choose_recipe(machine, find_toolkit(), None).why}",
