@@ -22,6 +22,7 @@ from enginehouse.app import House
 from enginehouse.app_find import FindResult
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Launch
+from enginehouse.core.forms import Forms
 from enginehouse.core.model import Model
 from enginehouse.core.settings import parse_duration
 from enginehouse.core.trial import Trial
@@ -93,11 +94,11 @@ def compare(house: House, model: Model, workload: str, options: argparse.Namespa
     rates: dict[str, list[float]] = {"defaults": [], "winner": []}
     loops: dict[str, list[float]] = {"defaults": [], "winner": []}
     for _ in range(options.rounds):
-        for side, engine, candidate in (
-            ("defaults", WheelDefaults(), Candidate("llama.cpp", choice.build.digest, ())),
-            ("winner", LlamaCpp(), choice.candidate),
+        for side, engine, candidate, form in (
+            ("defaults", WheelDefaults(), Candidate("llama.cpp", choice.build.digest, ()), None),
+            ("winner", LlamaCpp(), choice.candidate, choice.form),
         ):
-            trial = measure_once(house, found, engine, candidate)
+            trial = measure_once(house, found, engine, candidate, form)
             if trial.measurement is None:
                 sys.exit(f"{side} failed on {workload}: {trial.detail} (log {trial.log_path})")
             rates[side].append(trial.measurement.output_tok_per_s)
@@ -112,11 +113,15 @@ def compare(house: House, model: Model, workload: str, options: argparse.Namespa
     )
 
 
-def measure_once(house: House, found: FindResult, engine: Engine, candidate: Candidate) -> Trial:
+def measure_once(
+    house: House, found: FindResult, engine: Engine, candidate: Candidate, form: Model | None
+) -> Trial:
     """Run one trial of a candidate under the workload of a search."""
     bench: Bench = house.bench(found.model, WORKLOADS[found.workload])
     build = found.require_choice().build
-    bench = dataclasses.replace(bench, engines={"llama.cpp": engine})
+    forms = Forms((form,)) if form is not None else bench.forms
+    bench = dataclasses.replace(bench, engines={"llama.cpp": engine}, forms=forms)
+    candidate = candidate.with_settings(quantization=None)  # it is what the form is
     return asyncio.run(run_trial(bench, build, candidate, TokenRatio()))
 
 

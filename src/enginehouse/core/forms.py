@@ -26,12 +26,19 @@ class Forms:
         """The model that was asked for."""
         return self.given[0]
 
+    def has(self, candidate: Candidate) -> bool:
+        """Whether the quantization that a candidate wants is here."""
+        return (candidate.get("quantization") or "") in ("", *self.variants)
+
     def of(self, engine: Engine, candidate: Candidate | None = None) -> Model:
         """Return the form that an engine loads for a candidate.
 
         It is the form that was asked for, which the engine refuses, when there is none it loads.
+
+        Raises:
+            KeyError: the candidate wants a quantization that was not made.
         """
         quantization = str((candidate.get("quantization") if candidate else None) or "")
         if quantization:
-            return self.variants.get(quantization, self.model)
+            return self.variants[quantization]
         return next((form for form in self.given if form.format in engine.formats), self.model)
