@@ -66,13 +66,18 @@ class Place:
         )
 
     def levers(self) -> tuple[Lever, ...]:
-        """Return the steps worth trying, the quantizations at hand first: they decide most."""
+        """Return the steps worth trying, those that decide most first.
+
+        With several streams that is how many are decoded together, then the quantization.
+        """
         own = self.engine.levers(self.machine, self.forms.of(self.engine), self.workload)
         names = tuple(self.forms.variants) if "gguf" in self.engine.formats else ()
         if not names:
             return own
         why = "fewer bytes to read, or a format that this CPU computes faster"
-        return (lever("quantization", names[:2], why, names[2:]), *own)
+        weights = lever("quantization", names[:1], why, names[1:])
+        first = 1 if self.workload.streams > 1 else 0
+        return (*own[:first], weights, *own[first:])
 
     def refuse(self, candidate: Candidate) -> Refusal | None:
         """Refuse a candidate that cannot fit or whose settings do not go together."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from enginehouse.core.candidate import Build, Candidate, answer_key
+from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
     ABLATION,
@@ -102,6 +102,7 @@ class Hunt:
     bases: dict[str, Candidate] = field(default_factory=dict)
     began: float = 0.0
     exams_s: float = EXAM_S
+    refused_keys: set[Settings] = field(default_factory=set)
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -208,10 +209,36 @@ class Hunt:
         """Climb the ladder on the fastest build, each lever on top of the best so far."""
         for build in self._served()[:1]:
             while self._may_explore():
-                proposal = propose(self.lab.place(build), self.lab.minimal(build), self.own(build))
+                own = [self._as_refused(trial) for trial in self.own(build)]
+                proposal = propose(self.lab.place(build), self.lab.minimal(build), own)
                 if proposal is None or proposal.refusal is not None:
                     break
                 await self._try(proposal, build, EXPLORE)
+                if self.best() == proposal.candidate:  # nothing is built on bad answers
+                    await self._judge(proposal.candidate)
+
+    def _as_refused(self, trial: Trial) -> Trial:
+        """Return a trial without its figures when its candidate is refused."""
+        if trial.candidate.id not in self.refused:
+            return trial
+        return replace(trial, outcome=Outcome.PRUNED, measurement=None)
+
+    async def _judge(self, candidate: Candidate) -> bool:
+        """Have a candidate's answers judged, within the budget; refuse all that answer like it."""
+        base, why = self.base(), NO_TIME_TO_JUDGE
+        if self.lab.is_judged(candidate, base) or self.left_s() > self.exams_s:
+            began = self.lab.now()
+            why = await self.lab.judge(candidate, base)
+            self.exams_s = max(0.5 * self.exams_s, self.lab.now() - began)
+        if not why:
+            return True
+        key = answer_key(candidate)
+        self.refused_keys.add(key)
+        same = {t.candidate.id for t in self.known() if answer_key(t.candidate) == key}
+        self.refused |= dict.fromkeys(same, why)
+        label = candidate.describe_difference(base) or "minimal"
+        self.watch.on_step(f"refused: {label}: {why}")
+        return False
 
     def _may_explore(self) -> bool:
         if len(self.trials) < FIRST_CANDIDATES:
@@ -231,6 +258,8 @@ class Hunt:
                 sampler.learn(trial.candidate, throughput(trial))
 
         def is_allowed(candidate: Candidate) -> bool:
+            if answer_key(candidate) in self.refused_keys:
+                return False
             return places[candidate.build_digest].refuse(candidate) is None
 
         while self._may_explore():
@@ -292,18 +321,7 @@ class Hunt:
             known = [t for t in self.known() if t.candidate.build_digest in here]
             entered = finalists(known, base, most, self.refused)
             for candidate in entered:
-                why = NO_TIME_TO_JUDGE
-                if self.lab.is_judged(candidate, base) or self.left_s() > self.exams_s:
-                    began = self.lab.now()
-                    why = await self.lab.judge(candidate, base)
-                    self.exams_s = max(0.5 * self.exams_s, self.lab.now() - began)
-                if why:
-                    key = answer_key(candidate)
-                    same = {t.candidate.id for t in known if answer_key(t.candidate) == key}
-                    self.refused |= dict.fromkeys(same, why)
-                    self.watch.on_step(
-                        f"refused: {candidate.describe_difference(base) or 'minimal'}: {why}"
-                    )
+                if not await self._judge(candidate):
                     break
             else:
                 return entered
