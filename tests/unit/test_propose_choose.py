@@ -59,7 +59,7 @@ def test_the_ladder_ends_and_never_repeats(rates: list[float]) -> None:
         trials.append(trial(proposal.candidate, 100 * rate))
     else:
         raise AssertionError("the ladder did not end within 40 trials")
-    assert len(trials) > 4
+    assert len(trials) > 2
 
 
 def test_the_fastest_wins_and_every_loser_says_why() -> None:

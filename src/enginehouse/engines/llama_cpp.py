@@ -214,10 +214,12 @@ def _slots_lever(workload: Workload) -> Lever:
     """
     counts = [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
     if workload.shared_prefix_tokens < 256:
-        return lever("slots", counts, "several requests share one read of the weights")
+        why = "several requests share one read of the weights"
+        return lever("slots", counts[:1], why, counts[1:])
     shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
     plain = settings_of({"slots": counts[0], "prefix_sharing": "on", "flash_attention": "off"})
-    return Lever((plain, *shared), "several requests share one read, and one prefix")
+    why = "several requests share one read, and one prefix"
+    return Lever((plain, *shared[:1]), why, tuple(shared[1:]))
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:

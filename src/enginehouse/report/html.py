@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -133,6 +134,18 @@ def _charts(report: Report) -> str:
     return "<h2>Plots</h2>" + "".join(parts) if parts else ""
 
 
+def load_pygal() -> Any:
+    """Import pygal without the finder that it leaves among Python's own.
+
+    It is of a kind that Python 3.12 no longer asks, and that makes 3.10 and 3.11 warn at every
+    import that comes after.
+    """
+    import pygal
+
+    sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "PluginImportFixer"]
+    return pygal
+
+
 def _figure(chart: Any, caption: str) -> str:
     svg = NOT_DRAWN.sub("", chart.render(is_unicode=True))
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -140,6 +153,7 @@ def _figure(chart: Any, caption: str) -> str:
 
 def _config(title: str, **more: object) -> dict[str, object]:
     """Return what all charts share: no script, nothing from elsewhere, a white ground."""
+    load_pygal()
     from pygal.style import Style
 
     style = Style(
@@ -155,8 +169,7 @@ def _config(title: str, **more: object) -> dict[str, object]:
 
 
 def _pareto(rows: Sequence[Row]) -> Any:
-    import pygal
-
+    pygal = load_pygal()
     chart = pygal.XY(
         **_config("Throughput against TTFT", x_title="TTFT p50, ms", y_title="tok/s", stroke=False)
     )
@@ -171,8 +184,7 @@ def _point(row: Row) -> dict[str, object]:
 
 
 def _trace(report: Report) -> Any:
-    import pygal
-
+    pygal = load_pygal()
     chart = pygal.XY(**_config("The search", x_title="seconds", y_title="tok/s"))
     dots = [{"value": (d.at_s, d.tok_per_s), "label": d.label} for d in report.trace]
     best = [(d.at_s, d.best) for d in report.trace]
@@ -182,8 +194,7 @@ def _trace(report: Report) -> Any:
 
 
 def _memory(report: Report) -> Any:
-    import pygal
-
+    pygal = load_pygal()
     bars = report.memory[::-1]  # the chart counts from below
     chart = pygal.HorizontalStackedBar(**_config("Memory, MiB", x_title="MiB"))
     names = dict.fromkeys(name for bar in bars for name, _ in bar.parts)
@@ -197,8 +208,7 @@ def _memory(report: Report) -> Any:
 
 
 def _roofline(report: Report, rows: Sequence[Row]) -> Any:
-    import pygal
-
+    pygal = load_pygal()
     chart = pygal.HorizontalBar(**_config("Decode, % of the roofline", x_title="%"))
     shares = [row for row in rows if row.roofline_share]
     chart.x_labels = [_short(row.label) for row in shares]
