@@ -6,8 +6,8 @@ and what to run in it; an engine's descriptor puts its flags behind that as behi
 (`--rm`), and no network is there where the engine listens on a unix socket.
 
 Flags: https://docs.docker.com/reference/cli/docker/container/run/ and podman-run(1). On Jetson
-`--runtime nvidia` instead of `--gpus`, which does not work there (NVIDIA-AI-IOT/jetson-device-skills
-`skills/jetson-llm-serve`); podman takes the GPU as a CDI device
+`--runtime nvidia` instead of `--gpus`, which does not work there
+(NVIDIA-AI-IOT/jetson-device-skills:skills/jetson-llm-serve); podman takes the GPU as a CDI device
 (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/cdi-support.html).
 """
 
