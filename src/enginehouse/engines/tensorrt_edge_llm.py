@@ -9,7 +9,7 @@ https://nvidia.github.io/TensorRT-Edge-LLM/0.11.1/user_guide/getting_started/sup
 The first start for a checkpoint and its limits builds TensorRT engines, which takes minutes; they
 are kept in its own cache and found again. It wants TensorRT's own Python bindings beside it.
 
-Unproven: its parser took our argv (docs/engines-others.md tells how), no GPU has run it for us.
+Unproven: written from its documentation and its wheel's source; nothing has run it for us.
 """
 
 from __future__ import annotations
