@@ -5,7 +5,7 @@ from `envconfig/config.go`, a model's parameters and their defaults from `api/ty
 from `server/create.go` and `server/routes.go`; from `llm/llama_server.go` and `server/sched.go` the
 `llama-server` that it starts as a child (since 0.30, ollama/ollama pull request 16031).
 
-Unproven: no Ollama could be had where this was written; no daemon has answered it yet, real or fake.
+Unproven: no Ollama could be had where this was written; no daemon has answered it, real or fake.
 
 The daemon gets a home of its own and a store of its own, so neither the user's daemon nor the
 user's models are touched. The model's file is linked into the store under the name of its digest,
