@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -34,8 +35,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--grandchild", action="store_true")
     parser.add_argument("--close-after-stream", action="store_true")
     parser.add_argument("--slot-save-path", default="")
+    parser.add_argument("--conversation", default="", help="answer chats with this recording")
+    parser.add_argument("--end-early", action="store_true", help="end a stream without a reason")
+    parser.add_argument("--stall-after-tokens", type=int, default=0)
+    parser.add_argument("--context", type=int, default=0, help="refuse prompts of more words")
+    parser.add_argument("--embed", action="store_true")
+    parser.add_argument("--fill-bytes", type=int, default=0, help="make every token this long")
     parser.add_argument("--eat-mib-per-s", type=int, default=0)
     return parser.parse_args()
+
+
+TOO_LONG = {
+    "code": 400,
+    "message": "the request exceeds the available context size, try increasing it",
+    "type": "exceed_context_size_error",
+}
+
+
+def words_of(body: dict[str, Any]) -> int:
+    """Count a conversation's words, which are this engine's tokens."""
+    return sum(len(str(message["content"]).split()) for message in body["messages"])
 
 
 class Engine:
@@ -48,6 +67,7 @@ class Engine:
         self.served = 0
         self.eaten: list[bytes] = []
         self.asked: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
 
     async def health(self, request: web.Request) -> web.Response:
         if not self.ready:
@@ -56,7 +76,12 @@ class Engine:
 
     async def state(self, request: web.Request) -> web.Response:
         return web.json_response(
-            {"cancelled": self.cancelled, "served": self.served, "asked": self.asked}
+            {
+                "cancelled": self.cancelled,
+                "served": self.served,
+                "asked": self.asked,
+                "bodies": self.bodies[-8:],
+            }
         )
 
     async def slot(self, request: web.Request) -> web.Response:
@@ -80,10 +105,17 @@ class Engine:
             await asyncio.sleep(self.script.token_s)
             if self.script.die_after_tokens and n >= self.script.die_after_tokens:
                 os._exit(9)
-            yield WORDS[n % len(WORDS)] + " "
+            if self.script.stall_after_tokens and n >= self.script.stall_after_tokens:
+                await asyncio.sleep(3600)
+            yield WORDS[n % len(WORDS)] + " " + "x" * self.script.fill_bytes
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        self.bodies.append(body)
+        if self.script.conversation and len(body["messages"]) + len(body.get("tools", ())) > 1:
+            return await self.replay(request, bool(body.get("stream")))
+        if self.script.context and words_of(body) > self.script.context:
+            return web.json_response({"error": TOO_LONG}, status=400)
         slot, last = body.get("id_slot", -1), body["messages"][-1]["content"]
         self.asked.append(f"{slot}: {str(last)[:20]} ({body.get('max_tokens')})")
         if self.script.no_token:
@@ -93,8 +125,9 @@ class Engine:
         if not body.get("stream"):
             text = "".join([word async for word in self.tokens(count)])
             message = {"role": "assistant", "content": text}
+            choice = {"message": message, "finish_reason": "length"}
             self.served += 1
-            return web.json_response({"choices": [{"message": message}], "usage": usage})
+            return web.json_response({"choices": [choice], "usage": usage})
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
         try:
@@ -104,6 +137,11 @@ class Engine:
         except (ConnectionError, asyncio.CancelledError):
             self.cancelled += 1
             raise
+        if self.script.end_early:
+            await answer.write_eof()
+            return answer
+        end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        await answer.write(b"data: " + json.dumps(end).encode() + b"\n\n")
         if (body.get("stream_options") or {}).get("include_usage"):
             last = {"choices": [], "usage": usage}
             await answer.write(b"data: " + json.dumps(last).encode() + b"\n\n")
@@ -113,6 +151,48 @@ class Engine:
         if self.script.close_after_stream and request.transport is not None:
             asyncio.get_running_loop().call_soon(request.transport.close)
         return answer
+
+    async def replay(self, request: web.Request, is_stream: bool) -> web.StreamResponse:
+        """Answer with what a real engine said once."""
+        recording = json.loads(Path(self.script.conversation).read_text())
+        if not is_stream:
+            return web.json_response(recording["whole"])
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for chunk in recording["stream"]:
+            await answer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await answer.write(b"data: [DONE]\n\n")
+        await answer.write_eof()
+        return answer
+
+    async def template(self, request: web.Request) -> web.Response:
+        messages = (await request.json())["messages"]
+        return web.json_response({"prompt": " ".join(str(m["content"]) for m in messages)})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        tokens = (await request.json())["tokens"]
+        return web.json_response({"content": " ".join(WORDS[t % len(WORDS)] for t in tokens)})
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        text = "".join([word async for word in self.tokens(body.get("max_tokens") or 4)])
+        usage = {"prompt_tokens": len(str(body["prompt"]).split()), "completion_tokens": 4}
+        choice = {"text": text, "finish_reason": "length"}
+        if not body.get("stream"):
+            return web.json_response({"choices": [choice], "usage": usage})
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for chunk in ({"choices": [choice]}, {"choices": [], "usage": usage}):
+            await answer.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await answer.write(b"data: [DONE]\n\n")
+        return answer
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        texts = (await request.json())["input"]
+        texts = [texts] if isinstance(texts, str) else texts
+        data = [{"index": i, "embedding": [len(t), 1.0, 0.5]} for i, t in enumerate(texts)]
+        return web.json_response({"data": data, "usage": {"prompt_tokens": 3}})
 
     async def eat(self) -> None:
         while True:
@@ -127,6 +207,11 @@ class Engine:
         app.router.add_get("/health", self.health)
         app.router.add_get("/fake/state", self.state)
         app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/detokenize", self.detokenize)
+        app.router.add_post("/apply-template", self.template)
+        app.router.add_post("/v1/completions", self.complete)
+        if self.script.embed:
+            app.router.add_post("/v1/embeddings", self.embeddings)
         app.router.add_post("/slots/{slot}", self.slot)
         app.router.add_post("/v1/chat/completions", self.chat)
         runner = web.AppRunner(app, handler_cancellation=True)

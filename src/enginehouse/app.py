@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,6 +26,7 @@ from enginehouse.app_find import (
 )
 from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.app_search import Search
+from enginehouse.app_serve import OfferMaker
 from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from enginehouse.core.block import Standing
     from enginehouse.core.report import Report
     from enginehouse.edges.venvs import PythonInstall
+    from enginehouse.gateway.router import Offer
+    from enginehouse.gateway.serving import Serving
     from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Watch
 
@@ -490,44 +494,42 @@ class House:
 
         `beside` is run while it serves, and told whether no request is in flight.
         """
-        from enginehouse.edges.scratch import new_endpoint, new_scratch
-        from enginehouse.gateway.serve import Listening, serve
-        from enginehouse.gateway.supervisor import ServerPlan
+        from enginehouse.gateway.serve import serve
 
-        engine = self._engine(choice.build)
-        endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
-        form = dataclasses.replace(choice.form or model, name=model.name)
-        launch = Launch(choice.build, choice.candidate, form, endpoint, str(scratch))
-        deadlines = self._deadlines().times(float(choice.candidate.get("patience") or 1))
-        plan = ServerPlan(
-            model_name=model.name,
-            engine=engine.name,
-            argv=engine.argv(launch),
-            env=engine.env(launch),
-            calls=engine.setup(launch),
-            stop_signal=engine.stop_signal,
-            endpoint=endpoint,
-            ready_path=engine.ready_path,
-            log_path=self._state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}.log",
-            slots=int(choice.candidate.get("slots") or 1),
-            scratch=scratch,
-            shared_slots=engine.shared_slots(choice.candidate),
-            prefix_limit_bytes=self.settings.bytes("serve.prefix_limit"),
-            can_embed=model.can_embed,
-            load_deadline_s=deadlines.load_s,
-            first_token_deadline_s=deadlines.first_token_s,
-            probe_interval_s=self.settings.seconds("serve.probe_interval"),
-            token_interval_s=self.settings.seconds("serve.token_interval"),
-            probe_deadline_s=self.settings.seconds("serve.probe_deadline"),
-        )
-        listening = Listening(
-            host=self._host(),
-            port=self._port(),
-            queue_limit=self.settings.integer("gateway.queue_limit"),
-            request_limit_bytes=self.settings.bytes("gateway.request_limit"),
-            drain_deadline_s=self.settings.seconds("serve.drain_deadline"),
-        )
-        asyncio.run(serve(plan, listening, self._leases, on_ready, beside))
+        offers = self._offers(choice, model)
+        asyncio.run(serve(offers, self._serving(), self._leases, on_ready, beside))
+
+    def _offers(self, choice: Choice, model: Model) -> tuple[Offer, ...]:
+        """Return what is served: the choice's model first, others that are known on demand."""
+        maker = self._offer_maker(choice.workload)
+        offers = [maker.of_choice(choice, model, True)]
+        wanted = self.settings.text("serve.models")
+        if wanted == "none":
+            return tuple(offers)
+        newest = {c.model_digest: c for c in sorted(self._records.choices(), key=_chosen_at)}
+        for other in self.models():
+            if any(other.name == offer.served.name for offer in offers):
+                continue
+            if not Path(other.path).exists() or other.role != "model":
+                continue
+            chosen = newest.get(other.digest)
+            if chosen is not None:
+                offers.append(maker.of_choice(chosen, other, False))
+            elif wanted == "all" and (offer := maker.of_model(other)) is not None:
+                offers.append(offer)
+        return tuple(offers)
+
+    def _offer_maker(self, workload: str) -> OfferMaker:
+        return OfferMaker(
+            self.settings, self._state, WORKLOADS[workload], self._deadlines(), self.look,
+            functools.lru_cache(maxsize=1)(self.builds),
+        )  # fmt: skip
+
+    def _serving(self) -> Serving:
+        from enginehouse.app_gateway import HouseLibrary, open_serving
+
+        library = HouseLibrary(self.settings, self._state, self._offer_maker("chat").of_model)
+        return open_serving(self.settings, self._state, library)
 
     # records
 
@@ -604,6 +606,10 @@ class House:
         )
         self._records.store_choice(choice)
         return choice
+
+
+def _chosen_at(choice: Choice) -> float:
+    return choice.chosen_at
 
 
 def open_house(settings: Settings) -> House:

@@ -16,14 +16,17 @@ import aiohttp
 import pytest
 import uvicorn
 
+from enginehouse.core.catalog import Served as ServedModel
 from enginehouse.core.engine import Endpoint
 from enginehouse.edges.http import open_session
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
+from enginehouse.gateway.gate import Gate
 from enginehouse.gateway.metrics import Metrics
-from enginehouse.gateway.proxy import Proxy
-from enginehouse.gateway.router import Gate
+from enginehouse.gateway.proxy import Proxy, Rules
+from enginehouse.gateway.router import Limits, Offer, Router, Step
+from enginehouse.gateway.server import Server
 from enginehouse.gateway.supervisor import ServerPlan, Supervisor
 
 FAKE_ENGINE = str(Path(__file__).parents[1] / "fake_engine.py")
@@ -55,11 +58,20 @@ def fake_plan(folder: Path, *script: str, slots: int = 4, shared_slots: int = 0)
 class Served:
     """A gateway over a fake engine, its client, and a client to the engine itself."""
 
-    supervisor: Supervisor
-    gate: Gate
+    router: Router
+    proxy: Proxy
+    server: Server
     client: aiohttp.ClientSession
     engine: aiohttp.ClientSession
     leases: LeaseBook
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self.server.supervisor
+
+    @property
+    def gate(self) -> Gate:
+        return self.server.gate
 
     async def engine_state(self) -> dict[str, Any]:
         async with self.engine.get("/fake/state") as answer:
@@ -81,16 +93,22 @@ def serving(tmp_path: Path) -> Serving:
         queue_limit: int = 16,
         settle: bool = True,
         shared_slots: int = 0,
+        rules: Rules | None = None,
+        more: tuple[Offer, ...] = (),
+        facts: ServedModel | None = None,
+        free_bytes: int = 1 << 62,
     ) -> AsyncIterator[Served]:
         plan = fake_plan(tmp_path, *script, slots=slots, shared_slots=shared_slots)
         leases = LeaseBook(tmp_path / "leases")
-        supervisor = Supervisor(plan, leases)
-        gate = Gate(supervisor, slots, queue_limit)
-        metrics = Metrics(supervisor, gate)
-        proxy = Proxy(supervisor, gate, metrics, 1 << 20)
-        owner = asyncio.ensure_future(supervisor.run())
+        offer = Offer(facts or ServedModel("fake"), (Step("as chosen", lambda context: plan),))
+        limits = Limits(queue_limit, spare=0, free_bytes=lambda: free_bytes)
+        router = Router((offer, *more), leases, limits)
+        proxy = Proxy(router, Metrics(router), rules or Rules(request_limit_bytes=1 << 20))
+        _, server_of_fake = await router.find("fake")
+        router.start()
+        watching = asyncio.ensure_future(proxy.watch())
         bound = bind_socket("127.0.0.1", 0)
-        app = build_app(supervisor, proxy, metrics)
+        app = build_app(proxy)
         config = uvicorn.Config(
             app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False
         )
@@ -102,16 +120,16 @@ def serving(tmp_path: Path) -> Serving:
         engine = open_session(plan.endpoint, keep_alive=False)
         try:
             if settle:
-                await asyncio.wait_for(supervisor.wait_settled(), 20)
-            yield Served(supervisor, gate, client, engine, leases)
+                await asyncio.wait_for(server_of_fake.supervisor.wait_settled(), 20)
+            yield Served(router, proxy, server_of_fake, client, engine, leases)
         finally:
             await client.close()
             await engine.close()
             server.should_exit = True
             await http
-            await supervisor.stop()
-            await owner
-            await proxy.close()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await router.stop()
             bound.close()
         assert not list((tmp_path / "leases").glob("*.json"))
         assert not os.path.exists(plan.endpoint.socket_path)

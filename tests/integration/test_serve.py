@@ -14,15 +14,19 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from enginehouse.edges.leases import LeaseBook
-from enginehouse.gateway.serve import Listening, serve
+from enginehouse.core.catalog import Served
+from enginehouse.gateway.router import Offer, Step
+from enginehouse.gateway.serve import serve
+from enginehouse.gateway.serving import Serving
 from tests.integration.conftest import fake_plan
 folder = Path(sys.argv[1])
 plan = fake_plan(folder, *sys.argv[2:])
 print("started", plan.endpoint.socket_path, flush=True)
-listening = Listening("127.0.0.1", 0, 8, 1 << 20, 5.0)
+serving = Serving("127.0.0.1", 0, 8, 5.0)
+offers = (Offer(Served("fake"), (Step("as chosen", lambda context: plan),)),)
 try:
     leases = LeaseBook(folder / "leases")
-    asyncio.run(serve(plan, listening, leases, lambda url: print(url, flush=True)))
+    asyncio.run(serve(offers, serving, leases, lambda url: print(url, flush=True)))
 except KeyboardInterrupt:
     sys.exit(130)
 """

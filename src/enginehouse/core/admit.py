@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -39,3 +40,28 @@ def admit(
     if ahead >= queue_limit:
         return Admission(Verdict.REJECT, f"{ahead} requests are waiting already", 5)
     return Admission(Verdict.HOLD)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request in the queue: whose it is, how urgent (higher first), and when it came."""
+
+    key: str = ""
+    priority: int = 0
+    number: int = 0
+
+
+def next_in_line(waiting: Sequence[Waiting], in_flight_by_key: Mapping[str, int]) -> int:
+    """Return the position of the request to serve next; `waiting` must not be empty.
+
+    The most urgent first; among equals the key with the fewest requests at the engine, so that one
+    client's hundred requests do not hold up another's first; then in order of arrival.
+    """
+    return min(
+        range(len(waiting)),
+        key=lambda i: (
+            -waiting[i].priority,
+            in_flight_by_key.get(waiting[i].key, 0),
+            waiting[i].number,
+        ),
+    )

@@ -1,11 +1,20 @@
-"""The contract that every API dialect fills, in `dialects/`, one file each: pure."""
+"""The contract that every API dialect fills, in `dialects/`, one module or folder each: pure.
+
+A dialect declares routes. For `forward` routes the body goes to the engine as it is and its answer
+comes back as it is: the gateway parses nothing but the model's name. For all others the dialect
+reads a request into one intent (below), the gateway carries it out, and the dialect's voice renders
+what comes of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
+from enginehouse.core.catalog import Served
+from enginehouse.core.chat import Completion, Delta, Embeddings, Moment
 from enginehouse.core.errors import ErrorReport
 
 
@@ -13,24 +22,29 @@ class RouteKind(str, Enum):
     """What the gateway does with a route.
 
     `forward`: the body goes to the engine as it is and its answer comes back as it is.
-    `models`: the list of served models, answered by the gateway itself.
-    `model`: one served model.
+    `read`: the dialect reads the request into an intent.
     """
 
     FORWARD = "forward"
-    MODELS = "models"
-    MODEL = "model"
+    READ = "read"
 
 
 @dataclass(frozen=True)
 class Route:
-    """One route that a dialect declares; `upstream_path` is the engine's path for it."""
+    """One route that a dialect declares; `upstream_path` is the engine's path for it.
+
+    `summary` goes into the API description; `engines` names those that have an engine's own route,
+    empty for all.
+    """
 
     method: str
     path: str
     kind: RouteKind
     upstream_path: str = ""
     operation: str = ""
+    summary: str = ""
+    engines: tuple[str, ...] = ()
+    scope: str = "use"
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,153 @@ class Rendered:
     status: int
     body: bytes
     content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Received:
+    """A client's request as a dialect reads it; `at` is Unix time."""
+
+    body: bytes
+    request_id: str = ""
+    at: float = 0.0
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Voice(Protocol):
+    """Renders one answer in a dialect. It keeps the state of one stream."""
+
+    @property
+    def stream_type(self) -> str:
+        """The content type of a stream."""
+
+    def begin(self, moment: Moment) -> bytes:
+        """Render what a stream begins with."""
+
+    def delta(self, delta: Delta, moment: Moment) -> bytes:
+        """Render one piece; empty where it shows nothing."""
+
+    def end(self, moment: Moment) -> bytes:
+        """Render the end of a stream that the engine ended properly."""
+
+    def keep_alive(self, moment: Moment) -> bytes:
+        """Render what keeps a waiting client patient and every client library reads past."""
+
+    def whole(self, answer: Completion | Embeddings, moment: Moment) -> bytes:
+        """Render a whole answer."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to a model: the engine's path and the internal request (`core/chat.py`).
+
+    `notes` name what cannot be honoured. `keep_alive_s` is how long the model shall stay loaded
+    afterwards (negative: for ever). `context_tokens` is the context that the client counts on.
+    """
+
+    model: str
+    upstream_path: str
+    body: dict[str, Any]
+    voice: Voice
+    is_stream: bool = False
+    notes: tuple[str, ...] = ()
+    keep_alive_s: float | None = None
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Show:
+    """An answer that is known already."""
+
+    rendered: Rendered
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many tokens a request's prompt has; `render` makes the answer of the number."""
+
+    model: str
+    body: dict[str, Any]
+    render: CountRender
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """The tokens of a text or a conversation, or the text of tokens; llama-server's and vLLM's
+    names of the fields are both understood.
+    """
+
+    model: str
+    fields: dict[str, Any]
+    is_back: bool = False
+
+
+class CountRender(Protocol):
+    """Renders a number of tokens."""
+
+    def __call__(self, tokens: int) -> Rendered:
+        """Return the answer."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load a model, or with a `keep_alive_s` of 0 unload it."""
+
+    model: str
+    keep_alive_s: float | None
+    voice: LoadVoice
+
+
+class LoadVoice(Protocol):
+    """Renders that a model was loaded or unloaded."""
+
+    def loaded(self, is_unload: bool, is_stream: bool, moment: Moment) -> Rendered:
+        """Return the answer."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Fetch a model that is not here yet; a known name succeeds at once."""
+
+    model: str
+    is_stream: bool
+    voice: PullVoice
+
+
+class PullVoice(Protocol):
+    """Renders the progress of a pull."""
+
+    @property
+    def stream_type(self) -> str:
+        """The content type of a stream."""
+
+    def progress(self, status: str, digest: str, total: int, completed: int) -> bytes:
+        """Render one line of progress."""
+
+    def done(self) -> bytes:
+        """Render the success."""
+
+    def failed(self, report: ErrorReport) -> bytes:
+        """Render a failure after lines were sent."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Give a model another name besides."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Take a name away; the model's file stays."""
+
+    model: str
+
+
+Intent = Ask | Show | Count | Tokenize | Load | Pull | Copy | Delete
 
 
 class Dialect(Protocol):
@@ -53,14 +214,18 @@ class Dialect(Protocol):
     def routes(self) -> tuple[Route, ...]:
         """The routes that `gateway/asgi.py` mounts."""
 
+    def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:
+        """Read a request of a route that is not forwarded.
+
+        Raises:
+            UserError: `request.…` or `model_not_found`, when it cannot be understood.
+        """
+
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer, in the dialect's own shape."""
 
     def render_stream_error(self, report: ErrorReport, status: int) -> bytes:
         """Render an error after an answer began, as one event of the dialect's stream."""
 
-    def render_models(self, names: tuple[str, ...], created: int) -> Rendered:
-        """Render the list of served models."""
-
-    def render_model(self, name: str, created: int) -> Rendered:
-        """Render one served model."""
+    def keep_alive(self) -> bytes:
+        """Render what keeps a client of a forwarded stream patient; empty where nothing may."""

@@ -6,7 +6,7 @@ says how to ask that process whether it is ready, and predicts memory. It starts
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,6 +143,14 @@ class Engine(Protocol):
     @property
     def stop_signal(self) -> str:
         """The signal that asks it to end: SIGTERM or SIGINT."""
+
+    @property
+    def request_names(self) -> Mapping[str, str]:
+        """How it names fields of the internal request (`core/chat.py`); "" for what it lacks."""
+
+    @property
+    def tokens_api(self) -> str:
+        """Whose `/tokenize` and `/detokenize` it has: llama-server, vllm, or "" for none."""
 
     @property
     def tunables(self) -> tuple[Tunable, ...]:

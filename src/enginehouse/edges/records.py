@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +37,15 @@ class Records:
         """
         self._database = open_database(self._path)
         self._database.create_function("is_alive", 2, is_alive)
+
+    @contextmanager
+    def opened(self) -> Iterator[Records]:
+        """Open the database for the time of a block, in a thread of its own for instance."""
+        self.open()
+        try:
+            yield self
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the database."""

@@ -6,7 +6,8 @@ number of slots, so a candidate's `context` is what one request gets and is mult
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.engine import (
@@ -71,6 +72,8 @@ class LlamaCpp:
     unix_socket: bool = True
     honours_ignore_eos: bool = True
     stop_signal: str = "SIGTERM"
+    request_names: Mapping[str, str] = field(default_factory=dict)
+    tokens_api: str = "llama-server"
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
 from enginehouse.core.engine import UNPROVEN, Call, Launch, Lever, Refusal, Tunable, lever
@@ -65,6 +66,11 @@ TUNABLES = (
     Tunable("mmap", "map the weights instead of copying them", "use_mmap", values=("on", "off")),
 )  # fmt: skip
 PARAMETERS = (("batch", "num_batch"), ("threads", "num_thread"), ("gpu_layers", "num_gpu"))
+REQUEST_NAMES = dict.fromkeys(
+    ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "n_keep", "mirostat",
+     "mirostat_tau", "mirostat_eta", "chat_template_kwargs"), ""
+)  # fmt: skip
+"""What its OpenAI routes do not take (openai/openai.go)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Ollama:
     unix_socket: bool = False
     honours_ignore_eos: bool = False
     stop_signal: str = "SIGTERM"
+    request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
+    tokens_api: str = ""
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/api/version"
 

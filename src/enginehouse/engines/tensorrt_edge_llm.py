@@ -14,7 +14,8 @@ Unproven: written from its documentation and its wheel's source; nothing has run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.conditions import parts_of
@@ -58,6 +59,12 @@ TUNABLES = (
     ),
 )  # fmt: skip
 NUMBERS = ("context", "slots", "input_tokens")
+REQUEST_NAMES = dict.fromkeys(
+    ("min_p", "typical_p", "repeat_penalty", "repeat_last_n", "n_keep", "mirostat",
+     "mirostat_tau", "mirostat_eta", "chat_template_kwargs", "seed", "logprobs", "top_logprobs",
+     "presence_penalty", "frequency_penalty"), ""
+)  # fmt: skip
+"""It forbids fields that it does not know; from its documentation."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class TensorRtEdgeLlm:
     unix_socket: bool = False
     honours_ignore_eos: bool = False
     stop_signal: str = "SIGTERM"
+    request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
+    tokens_api: str = ""
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health/ready"
 

@@ -9,7 +9,8 @@ Unproven: written from that documentation and source, never run on a GPU by this
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.engine import UNPROVEN, Call, Launch, Lever, Refusal, Tunable, lever
@@ -52,6 +53,11 @@ TUNABLES = (
     ),
 )  # fmt: skip
 FLAGS = tuple((tunable.name, tunable.flag) for tunable in TUNABLES)
+REQUEST_NAMES = {
+    "repeat_penalty": "repetition_penalty", "repeat_last_n": "", "typical_p": "", "n_keep": "",
+    "mirostat": "", "mirostat_tau": "", "mirostat_eta": "",
+}  # fmt: skip
+"""Its names (tensorrt_llm/serve/openai_protocol.py), from its documentation."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class TensorRtLlm:
     unix_socket: bool = False
     honours_ignore_eos: bool = True
     stop_signal: str = "SIGTERM"
+    request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
+    tokens_api: str = ""
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
 

@@ -8,7 +8,8 @@ that it does not have. The allocator's variable was renamed by PyTorch 2.9; both
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.engine import (
@@ -125,6 +126,11 @@ QUIET = (
     ("DO_NOT_TRACK", "1"),
 )
 """Nothing is asked of any hub and nothing is reported: the model is on disk."""
+REQUEST_NAMES = {
+    "repeat_penalty": "repetition_penalty", "repeat_last_n": "", "typical_p": "", "n_keep": "",
+    "mirostat": "", "mirostat_tau": "", "mirostat_eta": "",
+}  # fmt: skip
+"""vLLM's names (vllm/sampling_params.py); what it lacks is said to the client."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,8 @@ class Vllm:
     unix_socket: bool = True
     honours_ignore_eos: bool = True
     stop_signal: str = "SIGTERM"
+    request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
+    tokens_api: str = "vllm"
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
 

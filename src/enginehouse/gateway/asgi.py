@@ -1,8 +1,9 @@
-"""The ASGI app: what the dialects declare, and `/health`, `/metrics`, `/`."""
+"""The ASGI app: what the dialects declare, and `/health`, `/metrics`, `/openapi.json`, `/`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 
 from starlette.applications import Starlette
@@ -10,78 +11,78 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.dialect import Dialect, Rendered, Route, RouteKind
+from enginehouse.core.dialect import Dialect, Rendered, Route
 from enginehouse.core.errors import ErrorReport
-from enginehouse.core.lifecycle import State
+from enginehouse.core.statuses import status_of
 from enginehouse.dialects import load_dialects
-from enginehouse.gateway.metrics import Metrics
-from enginehouse.gateway.proxy import Proxy, unknown_model
-from enginehouse.gateway.supervisor import Supervisor
+from enginehouse.gateway.answer import RequestError
+from enginehouse.gateway.openapi import describe
+from enginehouse.gateway.proxy import Proxy
+
+log = logging.getLogger(__name__)
+LIVING = "Ollama is running"
+"""What Ollama's clients look for at the root, word for word."""
 
 
-def build_app(supervisor: Supervisor, proxy: Proxy, metrics: Metrics) -> Starlette:
-    """Return the app of one server."""
-    created = int(time.time())
-    dialects = load_dialects()
+def build_app(proxy: Proxy) -> Starlette:
+    """Return the app over one router's models."""
+    dialects = {dialect.name: dialect for dialect in load_dialects()}
     routes = [
-        HttpRoute(
-            route.path,
-            _endpoint(dialect, route, supervisor, proxy, created),
-            methods=[route.method],
-        )
-        for dialect in dialects
+        HttpRoute(route.path, _Mounted(dialect, route, proxy), methods=[route.method])
+        for dialect in dialects.values()
         for route in dialect.routes
     ]
 
     async def health(request: Request) -> Response:
-        return _health(supervisor)
+        return _health(proxy)
 
     async def show_metrics(request: Request) -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        try:
+            proxy.access.check(request.scope, "use")
+        except RequestError as problem:
+            return _response(dialects["openai"].render_error(problem.report, problem.status))
+        return Response(
+            proxy.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     async def root(request: Request) -> Response:
-        name = supervisor.plan.model_name
-        return Response(f"Enginehouse serves {name}. See /health, /metrics and /v1/models.\n")
+        return Response(LIVING, media_type="text/plain")
+
+    async def openapi(request: Request) -> Response:
+        return Response(json.dumps(describe(tuple(dialects.values()))),
+                        media_type="application/json")  # fmt: skip
 
     async def refuse(request: Request, problem: Exception) -> Response:
-        status = problem.status_code if isinstance(problem, HTTPException) else 500
+        status = problem.status_code if isinstance(problem, HTTPException) else 404
         report = ErrorReport(
             "request.no_route" if status == 404 else "request.method",
-            f"{request.method} {request.url.path} is not served here",
+            f"{request.method} {request.url.path[:200]} is not served here",
+            turn="user",
         )
-        return _response(dialects[0].render_error(report, status))
+        headers = dict(getattr(problem, "headers", None) or {})
+        return _response(_dialect_of(request, dialects).render_error(report, status), headers)
+
+    async def confess(request: Request, problem: Exception) -> Response:
+        log.error("a fault of ours at %s", request.url.path, exc_info=problem)
+        report = ErrorReport("internal.fault", "a fault of Enginehouse itself; please report it")
+        return _response(_dialect_of(request, dialects).render_error(report, status_of(report)))
 
     routes += [
         HttpRoute("/health", health, methods=["GET"]),
+        HttpRoute("/v1/health", health, methods=["GET"]),
         HttpRoute("/metrics", show_metrics, methods=["GET"]),
+        HttpRoute("/openapi.json", openapi, methods=["GET"]),
         HttpRoute("/", root, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={404: refuse, 405: refuse})
+    return Starlette(
+        routes=routes, exception_handlers={404: refuse, 405: refuse, Exception: confess}
+    )
 
 
-def _endpoint(
-    dialect: Dialect, route: Route, supervisor: Supervisor, proxy: Proxy, created: int
-) -> ASGIApp:
-    name = supervisor.plan.model_name
-    if route.kind is RouteKind.FORWARD:
-        return _Forward(dialect, route, proxy)
-
-    async def models(request: Request) -> Response:
-        return _response(dialect.render_models((name,), created))
-
-    async def model(request: Request) -> Response:
-        wanted = request.path_params["model"]
-        if not proxy.serves(wanted):
-            return _response(dialect.render_error(unknown_model(wanted, name), 404))
-        return _response(dialect.render_model(name, created))
-
-    return models if route.kind is RouteKind.MODELS else model  # type: ignore[return-value]
-
-
-class _Forward:
-    """A forwarding route as an ASGI app of its own: nothing between the socket and the proxy."""
+class _Mounted:
+    """A dialect's route as an ASGI app of its own: nothing between the socket and the proxy."""
 
     def __init__(self, dialect: Dialect, route: Route, proxy: Proxy) -> None:
         self._dialect = dialect
@@ -92,21 +93,51 @@ class _Forward:
         await self._proxy.serve(self._dialect, self._route, scope, receive, send)
 
 
-def _health(supervisor: Supervisor) -> Response:
-    """Answer 200 only while real tokens come out of the engine."""
-    ready = supervisor.state is State.READY
-    body: dict[str, str | int | float] = {
-        "status": "ok" if ready else supervisor.state.value,
-        "model": supervisor.plan.model_name,
-        "reason": supervisor.reason,
-        "restarts": supervisor.restarts,
-        "in_flight": supervisor.in_flight,
+def _dialect_of(request: Request, dialects: dict[str, Dialect]) -> Dialect:
+    """Return the dialect that a request without a route seems to speak."""
+    if request.url.path.startswith("/api/"):
+        return dialects["ollama"]
+    if "anthropic-version" in request.headers:
+        return dialects["anthropic"]
+    return dialects["openai"]
+
+
+def _health(proxy: Proxy) -> Response:
+    """Answer 200 only while real tokens come out of the first model's engine, or could on demand.
+
+    A model that is unloaded for want of requests is `idle`: the next request loads it.
+    """
+    router = proxy.router
+    offer = router.default
+    server = router.servers.get(offer.served.name) if offer else None
+    models = {
+        name: {"status": _status(one.supervisor.state.value), "in_flight": one.in_flight}
+        for name, one in router.servers.items()
     }
-    if ready:
-        body["seconds_since_proof"] = round(time.monotonic() - supervisor.last_token_at, 1)
-    headers = {} if ready else {"Retry-After": "5"}
-    return Response(json.dumps(body), 200 if ready else 503, headers, media_type="application/json")
+    body: dict[str, object] = {"model": offer.served.name if offer else None, "models": models}
+    if server is None:
+        is_good = offer is not None
+        body |= {"status": "idle" if is_good else "empty", "in_flight": 0}
+    else:
+        is_good = server.is_ready
+        supervisor = server.supervisor
+        body |= {
+            "status": _status(supervisor.state.value),
+            "reason": supervisor.reason,
+            "restarts": supervisor.restarts,
+            "in_flight": supervisor.in_flight,
+        }
+        if is_good:
+            body["seconds_since_proof"] = round(time.monotonic() - supervisor.last_token_at, 1)
+    headers = {} if is_good else {"Retry-After": "5"}
+    return Response(
+        json.dumps(body), 200 if is_good else 503, headers, media_type="application/json"
+    )
 
 
-def _response(rendered: Rendered) -> Response:
-    return Response(rendered.body, rendered.status, media_type=rendered.content_type)
+def _status(state: str) -> str:
+    return "ok" if state == "ready" else state
+
+
+def _response(rendered: Rendered, headers: dict[str, str] | None = None) -> Response:
+    return Response(rendered.body, rendered.status, headers, media_type=rendered.content_type)

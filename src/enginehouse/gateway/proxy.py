@@ -1,243 +1,543 @@
-"""Forward one request to the engine and its answer back, bytes untouched."""
+"""Carry one request to an engine and its answer back: untouched, or read and rendered."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import msgspec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.dialect import Dialect, Rendered, Route
-from enginehouse.core.errors import EnginehouseError, ErrorReport
-from enginehouse.edges.http import open_session
+from enginehouse.core.catalog import plain_name
+from enginehouse.core.chat import Usage
+from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
+from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
+from enginehouse.core.lifecycle import State
+from enginehouse.core.statuses import RETRY_AFTER_S, status_of
+from enginehouse.gateway.answer import Answer, RequestError, read_body, request_id_of, wait_gone
+from enginehouse.gateway.gate import Caller, RejectedError
+from enginehouse.gateway.intents import INTENTS
+from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
-from enginehouse.gateway.router import Gate, RejectedError
-from enginehouse.gateway.supervisor import Supervisor
+from enginehouse.gateway.router import Offer, Router
+from enginehouse.gateway.server import Server
+from enginehouse.gateway.tokens import shorten
+from enginehouse.gateway.upstream import UpstreamError, error_of_body
 
 DEAD_CONNECTION = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 """What a kept-alive connection raises that the engine had closed before any byte of an answer."""
-
-
 NOTICE_S = 2.0
 """How long an engine's end may take to be noticed by its owner."""
+KEEP_ALIVE_S = 5.0
+"""A client that waits for a model to load hears of it this often."""
+JSON_HEADERS = {"Content-Type": "application/json"}
+EVENT_STREAM = b"text/event-stream"
+TAIL_BYTES = 4096
+T = TypeVar("T")
 
 
 class _Peek(msgspec.Struct):
-    """The two fields that the gateway itself looks at."""
+    """The few fields that the gateway itself looks at in a forwarded request."""
 
     model: str | None = None
     stream: bool | None = None
+    num_ctx: int | None = None
+    keep_alive: float | str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: dict[str, int | None] | None = None
+
+
+class _Timings(msgspec.Struct):
+    prompt_n: int = 0
+    cache_n: int = 0
+    predicted_n: int = 0
+
+
+class _End(msgspec.Struct):
+    usage: _Usage | None = None
+    timings: _Timings | None = None
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
+_END = msgspec.json.Decoder(_End)
 
 
 @dataclass(frozen=True)
-class RequestError(Exception):
-    """A request that cannot be served, with the HTTP status to say so."""
+class Rules:
+    """What every request keeps to; sizes in bytes, times in seconds, 0 for no limit."""
 
-    report: ErrorReport
-    status: int
-    retry_after_s: int = 0
+    request_limit_bytes: int = 64 << 20
+    body_limit_s: float = 60.0
+    time_limit_s: float = 0.0
+    stall_limit_s: float = 60.0
+    truncation: str = "error"
+    is_content_logged: bool = False
+
+
+class Access(Protocol):
+    """Says who a request comes from and whether it may."""
+
+    def check(self, scope: Scope, route_scope: str) -> Caller:
+        """Return the caller.
+
+        Raises:
+            RequestError: 401, 403 or 429.
+        """
+
+    def note(self, caller: Caller, usage: Usage | None) -> None:
+        """Note what a caller's request cost."""
+
+
+class Open:
+    """Lets everybody in: for an endpoint on the loopback without keys."""
+
+    def check(self, scope: Scope, route_scope: str) -> Caller:
+        """Return nobody in particular."""
+        return Caller()
+
+    def note(self, caller: Caller, usage: Usage | None) -> None:
+        """Note nothing."""
+
+
+class Library(Protocol):
+    """Fetches models and forgets them."""
+
+    async def fetch(self, name: str, on_progress: Callable[[str, str, int, int], None]) -> Offer:
+        """Fetch a model that is not here yet; `on_progress` may be called from any thread.
+
+        Raises:
+            EnginehouseError: when it cannot be had.
+        """
+
+    async def forget(self, name: str) -> None:
+        """Forget a model; its file stays."""
+
+    def aliases(self) -> dict[str, str]:
+        """Return the names that clients gave, each with the model it means."""
+
+    def keep_aliases(self, aliases: dict[str, str]) -> None:
+        """Keep the names that clients gave."""
+
+
+class NoLibrary:
+    """Knows only what is offered."""
+
+    async def fetch(self, name: str, on_progress: Callable[[str, str, int, int], None]) -> Offer:
+        """Refuse."""
+        raise UserError("model_not_found", f"model '{name[:100]}' not found")
+
+    async def forget(self, name: str) -> None:
+        """Do nothing."""
+
+    def aliases(self) -> dict[str, str]:
+        """Return none."""
+        return {}
+
+    def keep_aliases(self, aliases: dict[str, str]) -> None:
+        """Keep nothing."""
 
 
 class Proxy:
-    """Serves the forwarding routes of all dialects over one server."""
+    """Serves the routes of all dialects over the router's servers."""
 
     def __init__(
-        self, supervisor: Supervisor, gate: Gate, metrics: Metrics, request_limit_bytes: int
-    ) -> None:
-        self._supervisor = supervisor
-        self._gate = gate
-        self._metrics = metrics
-        self._request_limit_bytes = request_limit_bytes
-        self._kept = open_session(supervisor.plan.endpoint)
-        self._fresh = open_session(supervisor.plan.endpoint, keep_alive=False)
+        self, router: Router, metrics: Metrics, rules: Rules | None = None,
+        access: Access | None = None, library: Library | None = None,
+        on_end: Callable[[Journey], None] = lambda journey: None,
+    ) -> None:  # fmt: skip
+        self.router = router
+        self.metrics = metrics
+        self.rules = rules or Rules()
+        self.access = access or Open()
+        self.library = library or NoLibrary()
+        self.now = time.time
+        self.clock = time.perf_counter
+        self._on_end = on_end
+        self.journeys: set[Journey] = set()
 
-    async def close(self) -> None:
-        """Close the connections to the engine."""
-        await self._kept.close()
-        await self._fresh.close()
+    async def watch(self) -> None:
+        """End requests whose client stalls or that take longer than they may; never returns."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.perf_counter()
+            for journey in list(self.journeys):
+                stalled_s = now - journey.sending_since if journey.sending_since else 0.0
+                if self.rules.stall_limit_s and stalled_s > self.rules.stall_limit_s:
+                    journey.end_early(
+                        ErrorReport("request.stalled", "the client read nothing for too long")
+                    )
+                elif self.rules.time_limit_s and journey.total_s > self.rules.time_limit_s:
+                    journey.end_early(
+                        ErrorReport(
+                            "request.time_limit",
+                            f"the answer took longer than {self.rules.time_limit_s:g} s",
+                            remedies=("ask for fewer tokens", "raise gateway.time_limit"),
+                        )
+                    )
 
     async def serve(
         self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve one request; it ends as exactly one outcome, which is counted."""
-        began = time.perf_counter()
-        answer = _Answer(send, request_id_of(scope))
+        answer = Answer(send, request_id_of(scope))
+        journey = Journey(dialect.name, route.operation, answer.request_id)
+        self.journeys.add(journey)
         try:
-            outcome = await self._serve(dialect, route, receive, answer, began)
+            journey.outcome = await self._serve(dialect, route, scope, receive, answer, journey)
         except RequestError as problem:
-            outcome = "rejected"
-            rendered = dialect.render_error(problem.report, problem.status)
-            await answer.render(rendered, problem.retry_after_s)
+            await self._refuse(dialect, answer, journey, problem)
         except asyncio.CancelledError:
-            self._count(dialect, route, "cancelled", began)
+            journey.outcome = "cancelled"
             raise
+        except UpstreamError as problem:
+            journey.error_id = problem.report.id
+            journey.outcome = "failed"
+            await self._say(dialect, answer, problem.report, problem.status)
         except EnginehouseError as problem:
-            outcome = "failed"
-            if answer.has_started:
-                await answer.fail(dialect.render_stream_error(problem.report, 502))
-            else:
-                await answer.render(dialect.render_error(problem.report, 502), 1)
-        self._count(dialect, route, outcome, began)
+            journey.error_id = problem.report.id
+            journey.outcome = "rejected" if problem.report.turn == "user" else "failed"
+            retry_s = getattr(problem, "retry_after_s", 0)
+            if isinstance(problem, RejectedError):
+                journey.outcome = "rejected"
+            await self._say(dialect, answer, problem.report, 0, retry_s)
+        finally:
+            self.journeys.discard(journey)
+            journey.status = answer.status
+            self.access.note(journey.caller, journey.usage)
+            self.metrics.ended(journey)
+            self._on_end(journey)
 
-    def _count(self, dialect: Dialect, route: Route, outcome: str, began: float) -> None:
-        self._metrics.ended(dialect.name, route.operation, outcome, time.perf_counter() - began)
+    async def _refuse(
+        self, dialect: Dialect, answer: Answer, journey: Journey, problem: RequestError
+    ) -> None:
+        journey.outcome = "rejected"
+        journey.error_id = problem.report.id
+        if problem.status == 401:
+            answer.extra.append((b"www-authenticate", b"Bearer"))
+        await self._say(dialect, answer, problem.report, problem.status, problem.retry_after_s)
+
+    async def _say(
+        self, dialect: Dialect, answer: Answer, report: ErrorReport, status: int = 0,
+        retry_after_s: int = 0,
+    ) -> None:  # fmt: skip
+        """Tell the client of an error, in its dialect, before or within the answer."""
+        status = status or status_of(report)
+        if answer.has_started:
+            await answer.finish(dialect.render_stream_error(report, status))
+            return
+        answer.note(b"x-enginehouse-error", (report.id,))
+        await answer.render(
+            dialect.render_error(report, status), retry_after_s or RETRY_AFTER_S.get(report.id, 0)
+        )
 
     async def _serve(
-        self, dialect: Dialect, route: Route, receive: Receive, answer: _Answer, began: float
-    ) -> str:
-        body = await read_body(receive, self._request_limit_bytes)
-        peek = self._check(body, route)
-        work = asyncio.ensure_future(self._forward(dialect, route, body, peek, answer, began))
-        gone = asyncio.ensure_future(_wait_gone(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else "cancelled"
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+        self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, answer: Answer,
+        journey: Journey,
+    ) -> str:  # fmt: skip
+        journey.caller = self.access.check(scope, route.scope)
+        body = await read_body(receive, self.rules.request_limit_bytes, self.rules.body_limit_s)
+        if route.kind is RouteKind.FORWARD:
+            work = self._forward(dialect, route, scope, body, answer, journey)
+        else:
+            work = self._read(dialect, route, scope, body, answer, journey)
+        return await self._until_gone(work, receive, journey)
 
-    def _check(self, body: bytes, route: Route) -> _Peek:
+    async def _until_gone(self, work: Awaitable[str], receive: Receive, journey: Journey) -> str:
+        """Do the work until it is done or the client has gone away."""
+        task = asyncio.ensure_future(work)
+        journey.task = task
+        gone = asyncio.ensure_future(wait_gone(receive))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return "cancelled"
+            if task.cancelled() and journey.ended_by is not None:
+                raise RequestError(journey.ended_by, status_of(journey.ended_by))
+            return task.result()
+        finally:
+            for one in (task, gone):
+                one.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    # read: what the dialect makes of a request
+
+    async def _read(
+        self, dialect: Dialect, route: Route, scope: Scope, body: bytes, answer: Answer,
+        journey: Journey,
+    ) -> str:  # fmt: skip
+        received = Received(
+            body,
+            answer.request_id,
+            time.time(),
+            scope.get("path_params", {}),
+            headers={n.decode("latin-1"): v.decode("latin-1") for n, v in scope["headers"]},
+        )
+        intent: Intent = dialect.read(route, received, self.router.catalog())
+        return await INTENTS[type(intent)](self, intent, dialect, answer, journey)
+
+    # forward: nothing is read but the model's name
+
+    async def _forward(
+        self, dialect: Dialect, route: Route, scope: Scope, body: bytes, answer: Answer,
+        journey: Journey,
+    ) -> str:  # fmt: skip
+        if route.method == "GET":
+            return await self._fetch(dialect, route, answer, journey)
         try:
             peek = _PEEK.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
             report = ErrorReport(
-                "request.not_json", "the body is not the JSON it should be", (str(problem),)
-            )
+                "request.not_json", "the body is not the JSON it should be", (str(problem),),
+                turn="user",
+            )  # fmt: skip
             raise RequestError(report, 400) from problem
-        if peek.model and not self.serves(peek.model):
-            raise RequestError(unknown_model(peek.model, self._supervisor.plan.model_name), 404)
-        if route.operation == "embeddings" and not self._supervisor.plan.can_embed:
-            report = ErrorReport(
-                "request.embeddings.unsupported",
-                f"{self._supervisor.plan.model_name} does not declare a pooling type: "
-                "it is no embedding model",
+        is_stream = bool(peek.stream)
+
+        async def patience() -> None:
+            if not answer.has_started:
+                await answer.begin(200, EVENT_STREAM)
+            await answer.chunk(dialect.keep_alive())
+
+        async def attempt(offer: Offer, server: Server) -> None:
+            sent = self._named(body, peek, server)
+            await self._attempt(
+                offer, server, route.upstream_path, sent, is_stream, answer, journey
             )
-            raise RequestError(report, 400)
-        return peek
 
-    def serves(self, name: str) -> bool:
-        """Whether a request's model name means the served one; `x` and `x:latest` are equal."""
-        return name.removesuffix(":latest") == self._supervisor.plan.model_name
+        return await self.with_server(
+            peek.model or "", peek.num_ctx, route, attempt, answer, journey,
+            patience if is_stream else None,
+        )  # fmt: skip
 
-    async def _forward(
-        self,
-        dialect: Dialect,
-        route: Route,
-        body: bytes,
-        peek: _Peek,
-        answer: _Answer,
-        began: float,
-    ) -> str:
-        """Send the request to the engine and its answer back; say whether it was held before.
+    def _named(self, body: bytes, peek: _Peek, server: Server) -> bytes:
+        """Return the body with the name that the engine knows the model by, and without num_ctx."""
+        wanted = server.plan.model_name
+        if (peek.model is None or plain_name(peek.model) == wanted == peek.model) and (
+            peek.num_ctx is None and peek.keep_alive is None
+        ):
+            return body
+        fields = json.loads(body)
+        fields.pop("num_ctx", None)
+        fields.pop("keep_alive", None)
+        if "model" in fields:
+            fields["model"] = wanted
+        return json.dumps(fields, ensure_ascii=False).encode()
+
+    async def _fetch(self, dialect: Dialect, route: Route, answer: Answer, journey: Journey) -> str:
+        """Answer a GET from the first model's engine; where files lie is not told."""
+        offer, server = await self.router.find("")
+        journey.model, journey.engine = offer.served.name, server.plan.engine
+        if route.engines and server.plan.engine not in route.engines:
+            raise _not_there(route, server.plan.engine)
+        status, kind, body = await server.get(route.upstream_path)
+        if b'"model_path"' in body:
+            fields = msgspec.json.decode(body)
+            fields["model_path"] = offer.served.name
+            body = msgspec.json.encode(fields)
+        await answer.whole(status, body, kind.encode())
+        return "served"
+
+    async def with_server(
+        self, model: str, context: int | None, route: Route | None,
+        attempt: Callable[[Offer, Server], Awaitable[None]], answer: Answer, journey: Journey,
+        patience: Callable[[], Awaitable[None]] | None = None,
+    ) -> str:  # fmt: skip
+        """Find a server, hold a place before it, and do the attempt; say whether it was held.
 
         An engine that died before any byte of an answer, perhaps before its owner saw it, costs
-        nothing: the request goes back to the queue once, and is served when the engine is back.
+        nothing: the request goes back to the queue once, and is served when the engine is back, or
+        by the next step of the model's fallback chain.
         """
-        held = False
-        for is_last in (False, True):
-            async with self._place() as was_held:
-                held |= was_held
-                try:
-                    await self._attempt(dialect, route, body, peek, answer, began)
-                    return "held-then-served" if held else "served"
-                except (aiohttp.ClientError, OSError) as problem:
-                    is_dead = isinstance(problem, DEAD_CONNECTION)
-                    if is_last or answer.has_started or not is_dead:
-                        raise self._broke_off(problem) from problem
-            await self._supervisor.wait_noticed(NOTICE_S)
-        raise AssertionError("the last attempt returns or raises")
+        first = True
+        while True:
+            offer, server = await self._find_server(model, context, journey, patience)
+            if route is not None:
+                _check_route(route, offer, server)
+            try:
+                await self._enter(server, journey, patience)
+            except RejectedError:
+                if not await self._next_step(offer, server, answer):
+                    raise
+                journey.has_fallen_back = True
+                continue
+            try:
+                await attempt(offer, server)
+                return "held-then-served" if journey.is_held else "served"
+            except (aiohttp.ClientError, OSError) as problem:
+                is_dead = isinstance(problem, DEAD_CONNECTION)
+                if not first or journey.chunks or answer.has_started or not is_dead:
+                    raise _broke_off(problem, server) from problem
+            finally:
+                server.leave(journey.caller)
+            first = False
+            await server.supervisor.wait_noticed(NOTICE_S)
+
+    async def _enter(
+        self, server: Server, journey: Journey, patience: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        """Pass the server's gate; while its engine starts, for a bounded time and patiently."""
+        began = time.perf_counter()
+        if server.is_ready:
+            journey.is_held |= await server.enter(journey.caller)
+            journey.queue_s += time.perf_counter() - began
+            return
+        journey.is_held |= await self._patiently(
+            server.enter(journey.caller), patience, server.plan.model_name
+        )
+        journey.load_s += time.perf_counter() - began
+
+    async def _patiently(
+        self, work: Coroutine[Any, Any, T], patience: Callable[[], Awaitable[None]] | None,
+        model: str,
+    ) -> T:  # fmt: skip
+        """Await something that takes long; the client hears of it now and then.
+
+        Raises:
+            MachineError: `model.load_timeout`.
+        """
+        limit_s = self.router.limits.load_wait_s
+        task = asyncio.ensure_future(work)
+        ends = time.monotonic() + limit_s
+        try:
+            while not task.done():
+                if time.monotonic() > ends:
+                    raise MachineError(
+                        "model.load_timeout",
+                        f"{model} was not loaded within {limit_s:g} s",
+                        remedies=("ask again later", "raise serve.load_wait"),
+                    )
+                await asyncio.wait({task}, timeout=min(KEEP_ALIVE_S, limit_s))
+                if not task.done() and patience is not None:
+                    await patience()
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _next_step(self, offer: Offer, server: Server, answer: Answer) -> bool:
+        if server.supervisor.state is not State.FAILED or answer.has_started:
+            return False
+        return await self.router.fall_back(offer, server)
+
+    async def _find_server(
+        self, model: str, context: int | None, journey: Journey,
+        patience: Callable[[], Awaitable[None]] | None,
+    ) -> tuple[Offer, Server]:  # fmt: skip
+        """Return the model's server, which may have to be started; the client is kept patient."""
+        offer = self.router.require(model)
+        loaded = self.router.loaded(offer, context)
+        if loaded is not None:
+            journey.model, journey.engine = offer.served.name, loaded.plan.engine
+            return offer, loaded
+        began = time.perf_counter()
+        served, server = await self._patiently(
+            self.router.find(model, context), patience, offer.served.name
+        )
+        journey.has_fallen_back |= served is not offer
+        journey.is_held = True
+        journey.load_s += time.perf_counter() - began
+        journey.model, journey.engine = served.served.name, server.plan.engine
+        return served, server
 
     async def _attempt(
-        self,
-        dialect: Dialect,
-        route: Route,
-        body: bytes,
-        peek: _Peek,
-        answer: _Answer,
-        began: float,
-    ) -> None:
-        keeper = self._supervisor.keeper
-        seat = keeper.seat(route.upstream_path, body) if keeper else nullcontext(body)
-        async with seat as seated:
-            upstream = await self._post(route.upstream_path, seated)
-            await self._relay(upstream, dialect, route, peek, answer, began)
-            if upstream.status == 200:
-                self._supervisor.note_served(route.upstream_path, body)
+        self, offer: Offer, server: Server, path: str, body: bytes, is_stream: bool,
+        answer: Answer, journey: Journey,
+    ) -> None:  # fmt: skip
+        async with self.seat(server, path, body) as seated:
+            upstream = await self.post(server, path, seated)
+            if upstream.status == 400 and self.rules.truncation != "error":
+                upstream = await self._again_shorter(
+                    offer, server, path, body, upstream, answer, journey
+                )
+            async with upstream:
+                await self._relay(server, upstream, is_stream, answer, journey)
+        if upstream.status == 200:
+            server.supervisor.note_served(path, body)
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[bool]:
-        """Hold a place before the engine; yields whether the request had to wait for it."""
-        held = await self._enter()
-        try:
-            yield held
-        finally:
-            self._gate.leave()
+    async def _again_shorter(
+        self, offer: Offer, server: Server, path: str, body: bytes,
+        upstream: aiohttp.ClientResponse, answer: Answer, journey: Journey,
+    ) -> aiohttp.ClientResponse:  # fmt: skip
+        """Send a conversation that is too long once more without its oldest turns, and say so."""
+        said = await upstream.read()
+        report = error_of_body(said, upstream.status)
+        fields = json.loads(body)
+        if report.id != "context_length_exceeded" or "messages" not in fields:
+            return upstream
+        shorter = await self.shorter(offer, server, fields)
+        if shorter is None:
+            return upstream
+        journey.is_truncated = True
+        answer.note(b"x-enginehouse-truncated", (shorter[1],))
+        upstream.release()
+        return await self.post(server, path, json.dumps(shorter[0], ensure_ascii=False).encode())
 
-    async def _enter(self) -> bool:
-        try:
-            held = await self._gate.enter()
-        except RejectedError as problem:
-            raise RequestError(problem.report, 503, problem.retry_after_s) from problem
-        self._supervisor.progress()
-        return held
+    async def shorter(
+        self, offer: Offer, server: Server, fields: dict[str, object]
+    ) -> tuple[dict[str, object], str] | None:
+        """Return a conversation without its oldest turns, and what was done; None if in vain."""
+        context = server.plan.context_tokens
+        most = fields.get("max_tokens") or fields.get("max_completion_tokens") or 0
+        answer_room = min(int(most) if isinstance(most, int) else 0, context // 2)
+        room = context - max(answer_room, min(256, context // 4))
+        return await shorten(server, offer.tokens_api, fields, room) if context else None
 
-    def _broke_off(self, problem: BaseException) -> EnginehouseError:
-        return EnginehouseError(
-            "engine.broke_off",
-            "the engine broke off while it answered",
-            evidence=(f"{type(problem).__name__}: {problem}", self._supervisor.reason),
-            remedies=("send the request again",),
-        )
+    def seat(self, server: Server, path: str, body: bytes) -> AbstractAsyncContextManager[bytes]:
+        """Return what holds a slot for a request and yields its body."""
+        keeper = server.supervisor.keeper
+        return keeper.seat(path, body) if keeper else nullcontext(body)
 
     async def _relay(
-        self,
-        upstream: aiohttp.ClientResponse,
-        dialect: Dialect,
-        route: Route,
-        peek: _Peek,
-        answer: _Answer,
-        began: float,
-    ) -> None:
+        self, server: Server, upstream: aiohttp.ClientResponse, is_stream: bool, answer: Answer,
+        journey: Journey,
+    ) -> None:  # fmt: skip
         """Pass the answer on: a stream as its bytes come, anything else whole."""
-        async with upstream:
-            if not (peek.stream and upstream.status == 200):
-                whole = await upstream.read()
-                await answer.start(upstream, len(whole))
-                await answer.finish(whole)
-                return
-            await answer.start(upstream)
-            first = True
-            async for chunk in upstream.content.iter_any():
-                if first:
-                    first = False
-                    after_s = time.perf_counter() - began
-                    self._metrics.first_byte(dialect.name, route.operation, after_s)
-                self._supervisor.progress()
-                await answer.chunk(chunk)
-            await answer.finish()
+        kind = upstream.headers.get("Content-Type", "application/json").encode()
+        if not (is_stream and upstream.status == 200):
+            whole = await upstream.read()
+            if answer.has_started:  # only kept patient so far: the error goes into the stream
+                raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
+            journey.usage = _usage_of(whole)
+            journey.first_byte_s = journey.total_s
+            await answer.whole(upstream.status, whole, kind)
+            return
+        if not answer.has_started:
+            await answer.begin(200, kind)
+        tail = b""
+        async for chunk in upstream.content.iter_any():
+            if not journey.chunks:
+                journey.first_byte_s = journey.total_s
+            journey.chunks += 1
+            server.supervisor.progress()
+            tail = chunk if len(chunk) > 1024 else tail[-TAIL_BYTES:] + chunk
+            journey.sending_since = time.perf_counter()
+            await answer.chunk(chunk)
+            journey.sending_since = 0.0
+        await answer.finish()
+        journey.usage = _usage_of_events(tail)
 
-    async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+    async def post(self, server: Server, path: str, body: bytes) -> aiohttp.ClientResponse:
         """Post on a kept connection; again on a fresh one when that was dead, no byte arrived.
 
         llama-server answers a stream with keep-alive and then closes the connection.
         """
-        headers = {"Content-Type": "application/json"}
         try:
-            return await self._kept.post(path, data=_payload(body), headers=headers)
+            return await server.kept.post(path, data=_payload(body), headers=JSON_HEADERS)
         except DEAD_CONNECTION:
-            self._metrics.retries.inc()
-            return await self._fresh.post(path, data=_payload(body), headers=headers)
+            self.metrics.retries.inc()
+            return await server.fresh.post(path, data=_payload(body), headers=JSON_HEADERS)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:
@@ -245,93 +545,55 @@ def _payload(body: bytes) -> bytes | io.BytesIO:
     return body if len(body) <= 1 << 20 else io.BytesIO(body)
 
 
-class _Answer:
-    """The answer to one request, on its way out."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self._request_id = request_id.encode("latin-1", "replace")
-        self.has_started = False
-
-    async def start(self, upstream: aiohttp.ClientResponse, length: int | None = None) -> None:
-        kind = upstream.headers.get("Content-Type", "application/json")
-        headers = [(b"content-type", kind.encode()), (b"x-request-id", self._request_id)]
-        if length is not None:
-            headers.append((b"content-length", str(length).encode()))
-        else:
-            headers.append((b"cache-control", b"no-cache"))
-        await self._begin(upstream.status, headers)
-
-    async def chunk(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def finish(self, data: bytes = b"") -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def fail(self, event: bytes) -> None:
-        await self.finish(b"\n\n" + event)
-
-    async def render(self, rendered: Rendered, retry_after_s: int) -> None:
-        headers = [
-            (b"content-type", rendered.content_type.encode()),
-            (b"content-length", str(len(rendered.body)).encode()),
-            (b"x-request-id", self._request_id),
-        ]
-        if retry_after_s:
-            headers.append((b"retry-after", str(retry_after_s).encode()))
-        await self._begin(rendered.status, headers)
-        await self.finish(rendered.body)
-
-    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.has_started = True
-        message: Message = {"type": "http.response.start", "status": status, "headers": headers}
-        await self._send(message)
+def _broke_off(problem: BaseException, server: Server) -> EnginehouseError:
+    return EnginehouseError(
+        "engine.broke_off",
+        "the engine broke off while it answered",
+        evidence=(f"{type(problem).__name__}: {problem}", server.supervisor.reason),
+        remedies=("send the request again",),
+    )
 
 
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's whole body.
+def _check_route(route: Route, offer: Offer, server: Server) -> None:
+    """Refuse what the model or its engine cannot do.
 
     Raises:
-        RequestError: 413 when it is larger than the limit.
+        UserError: `request.embeddings.unsupported`, `request.no_route`.
     """
-    parts = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit_bytes:
-            report = ErrorReport(
-                "request.too_large",
-                f"the body is larger than {limit_bytes:,} bytes",
-                remedies=("raise gateway.request_limit",),
-            )
-            raise RequestError(report, 413)
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
+    if route.engines and server.plan.engine not in route.engines:
+        raise _not_there(route, server.plan.engine)
+    if route.operation in ("embeddings", "embed") and not server.plan.can_embed:
+        raise UserError(
+            "request.embeddings.unsupported",
+            f"{offer.served.name} does not declare a pooling type: it is no embedding model",
+        )
 
 
-async def _wait_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def request_id_of(scope: Scope) -> str:
-    """Return the client's x-request-id, or a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and len(value) <= 128:
-            return str(value.decode("latin-1"))
-    return uuid.uuid4().hex
-
-
-def unknown_model(name: str, served: str) -> ErrorReport:
-    """Report a model that is not served, naming the one that is."""
-    return ErrorReport(
-        "model_not_found",
-        f"the model {name[:100]!r} is not served here",
-        (f"served: {served}",),
-        (f"ask for {served}", f"enginehouse up {name[:100]}"),
+def _not_there(route: Route, engine: str) -> UserError:
+    return UserError(
+        "request.no_route",
+        f"{route.path} is a route of {', '.join(route.engines)}; the engine here is {engine}",
     )
+
+
+def _usage_of(whole: bytes) -> Usage | None:
+    try:
+        end = _END.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if end.usage is not None:
+        cached = (end.usage.prompt_tokens_details or {}).get("cached_tokens") or 0
+        return Usage(end.usage.prompt_tokens, end.usage.completion_tokens or 0, cached)
+    if end.timings is not None:
+        timings = end.timings
+        return Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n)
+    return None
+
+
+def _usage_of_events(tail: bytes) -> Usage | None:
+    """Return the usage that the last events of a stream tell, without reading the others."""
+    for event in reversed(tail.split(b"\n\n")):
+        data = event[6:]
+        if event.startswith(b"data: {") and (b'"usage"' in data or b'"timings"' in data):
+            return _usage_of(data)
+    return None

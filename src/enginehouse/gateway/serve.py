@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -19,44 +18,39 @@ from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.proxy import Proxy
-from enginehouse.gateway.router import Gate
-from enginehouse.gateway.supervisor import ServerPlan, Supervisor
-
-SPARE_IN_FLIGHT = 2
-"""Requests beyond the slots that may wait at the engine, so that a free slot is never idle."""
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Where and how the endpoint listens."""
-
-    host: str
-    port: int
-    queue_limit: int
-    request_limit_bytes: int
-    drain_deadline_s: float
+from enginehouse.gateway.router import Limits, Offer, Router
+from enginehouse.gateway.serving import Serving
 
 
 async def serve(
-    plan: ServerPlan, listening: Listening, leases: LeaseBook, on_ready: Callable[[str], None],
+    offers: tuple[Offer, ...], serving: Serving, leases: LeaseBook,
+    on_ready: Callable[[str], None],
     beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]] | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM; a second one does not wait for requests to end.
 
-    `beside` runs once the server is ready, and is told whether no request is in flight.
+    The first offer is loaded at once, the others when they are asked for. `beside` runs once the
+    first is ready, and is told whether no request is in flight.
 
     Raises:
         KeyboardInterrupt: when it was asked to stop before it served.
         MachineError: `port.in_use`, before the engine is started.
-        EngineError: `engine.failed`, when the engine cannot be kept running.
+        EngineError: `engine.failed`, when the first model cannot be kept running.
     """
-    with bind_socket(listening.host, listening.port) as bound:
-        supervisor = Supervisor(plan, leases)
-        gate = Gate(supervisor, plan.slots + SPARE_IN_FLIGHT, listening.queue_limit)
-        metrics = Metrics(supervisor, gate)
-        proxy = Proxy(supervisor, gate, metrics, listening.request_limit_bytes)
-        owner = asyncio.ensure_future(supervisor.run())
-        server = _server(build_app(supervisor, proxy, metrics), listening)
+    with bind_socket(serving.host, serving.port) as bound:
+        router = Router(
+            offers, leases,
+            Limits(serving.queue_limit, serving.load_wait_s, free_bytes=serving.free_bytes),
+        )  # fmt: skip
+        metrics = Metrics(router)
+        proxy = Proxy(
+            router, metrics, serving.rules, serving.access, serving.library, serving.on_end
+        )
+        router.aliases.update(serving.library.aliases())
+        first = _First(router, offers[0])
+        router.start()
+        watching = asyncio.ensure_future(proxy.watch())
+        server = _server(build_app(proxy), serving)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -67,60 +61,92 @@ async def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt)
         http = asyncio.ensure_future(_answer(server, bound))
-        watcher = asyncio.ensure_future(_announce(supervisor, bound, listening.host, on_ready))
+        watcher = asyncio.ensure_future(first.hold(bound, serving, on_ready))
         stopping = asyncio.ensure_future(stop.wait())
-        besides = asyncio.ensure_future(_run_beside(supervisor, beside)) if beside else None
+        besides = asyncio.ensure_future(_run_beside(first, router, beside)) if beside else None
         try:
             await asyncio.wait({http, watcher, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watcher.done():
                 watcher.result()
         finally:
             server.should_exit = True
-            stopping.cancel()
-            watcher.cancel()
+            for task in (stopping, watcher, watching):
+                task.cancel()
             if besides is not None:
                 besides.cancel()
                 await asyncio.gather(besides, return_exceptions=True)
-            await asyncio.gather(http, stopping, watcher, return_exceptions=True)
-            await supervisor.stop()
-            await owner
-            await proxy.close()
+            await asyncio.gather(http, stopping, watcher, watching, return_exceptions=True)
+            await router.stop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-        if stop.is_set() and not supervisor.last_token_at:
+        if stop.is_set() and not first.was_ready:
             raise KeyboardInterrupt
 
 
+class _First:
+    """The model that is served from the start, and whose end for good ends the server."""
+
+    def __init__(self, router: Router, offer: Offer) -> None:
+        self._router = router
+        self._offer = offer
+        self.was_ready = False
+        self.ready = asyncio.Event()
+
+    async def hold(
+        self, bound: socket.socket, serving: Serving, on_ready: Callable[[str], None]
+    ) -> None:
+        """Start it, say when it is ready, and return, with an error, when it has failed for good.
+
+        Raises:
+            EngineError: `engine.failed`.
+        """
+        name = self._offer.served.name
+        await self._router.find(name)
+        while True:
+            server = self._router.servers.get(name)
+            if server is None:  # unloaded by a client, or on its way to the next step
+                await asyncio.sleep(0.2)
+                continue
+            state = await server.supervisor.wait_settled()
+            if state is State.READY:
+                if not self.was_ready:
+                    self.was_ready = True
+                    self.ready.set()
+                    on_ready(_url(bound, serving))
+                while server.supervisor.state not in (State.FAILED, State.STOPPED):
+                    await server.supervisor.wait_change()
+                continue
+            if await self._router.fall_back(self._offer, server):
+                await self._router.find(name)
+                continue
+            supervisor = server.supervisor
+            raise EngineError(
+                "engine.failed",
+                f"the engine cannot be kept running: {supervisor.reason}",
+                evidence=(*supervisor.evidence, f"log {server.plan.log_path}"),
+                remedies=("enginehouse up --again", "enginehouse doctor"),
+            )
+
+
+def _url(bound: socket.socket, serving: Serving) -> str:
+    shown = f"[{serving.host}]" if ":" in serving.host else serving.host
+    scheme = "https" if serving.tls is not None else "http"
+    return f"{scheme}://{shown}:{bound.getsockname()[1]}"
+
+
 async def _run_beside(
-    supervisor: Supervisor, beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]
-) -> None:
+    first: _First, router: Router,
+    beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]],
+) -> None:  # fmt: skip
     """Run what goes on beside serving; its end, good or bad, does not end the server."""
-    if await supervisor.wait_settled() is not State.READY:
-        return
+    await first.ready.wait()
     try:
-        await beside(lambda: supervisor.in_flight == 0)
+        await beside(lambda: not any(one.in_flight for one in router.servers.values()))
     except EnginehouseError as problem:
         logging.getLogger(__name__).warning("what ran beside ended: %s", problem.report.what)
 
 
-async def _announce(
-    supervisor: Supervisor, bound: socket.socket, host: str, on_ready: Callable[[str], None]
-) -> None:
-    """Say when the server is ready; end, with an error, when it has failed for good."""
-    if await supervisor.wait_settled() is State.READY:
-        shown = f"[{host}]" if ":" in host else host
-        on_ready(f"http://{shown}:{bound.getsockname()[1]}")
-    while supervisor.state is not State.FAILED:
-        await supervisor.wait_change()
-    raise EngineError(
-        "engine.failed",
-        f"the engine cannot be kept running: {supervisor.reason}",
-        evidence=(*supervisor.evidence, f"log {supervisor.plan.log_path}"),
-        remedies=("enginehouse up --again", "enginehouse doctor"),
-    )
-
-
-def _server(app: object, listening: Listening) -> uvicorn.Server:
+def _server(app: object, serving: Serving) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         http="httptools",
@@ -131,8 +157,11 @@ def _server(app: object, listening: Listening) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, int(listening.drain_deadline_s)),
+        timeout_graceful_shutdown=max(1, int(serving.drain_deadline_s)),
     )
+    if serving.tls is not None:
+        config.load()
+        config.ssl = serving.tls
     return uvicorn.Server(config)
 
 

@@ -21,14 +21,18 @@ from enginehouse.edges.scratch import names_folder
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.gateway.replay import Replay
 
-MOST_FAILURES = 5
+FAILED_REST_S = 30.0
+"""A server that failed for good may be tried anew after this long."""
 STALL_S = 120.0
 JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How one server is started and held; times in seconds."""
+    """How one server is started and held; times in seconds.
+
+    `context_tokens` is what one request may use, 0 where that is not known.
+    """
 
     model_name: str
     engine: str
@@ -44,6 +48,8 @@ class ServerPlan:
     shared_slots: int = 0
     prefix_limit_bytes: int = 512 << 20
     can_embed: bool = False
+    context_tokens: int = 0
+    most_failures: int = 5
     load_deadline_s: float = 300.0
     first_token_deadline_s: float = 60.0
     probe_interval_s: float = 3.0
@@ -73,6 +79,7 @@ class Supervisor:
         self.evidence: tuple[str, ...] = ()
         self.restarts = 0
         self.last_token_at = 0.0
+        self.failed_at = 0.0
         self.in_flight = 0
         self.keeper: SlotKeeper | None = None
         self.last_progress_at = 0.0
@@ -98,7 +105,8 @@ class Supervisor:
             failures = 1 if time.monotonic() - began > 60.0 else failures + 1
             self._move(event, reason)
             self.restarts += 1
-            if failures >= MOST_FAILURES:
+            if failures >= self.plan.most_failures:
+                self.failed_at = time.monotonic()
                 self._move(Event.GIVE_UP, f"{reason}; it failed {failures} times in a row")
                 continue
             with suppress(asyncio.TimeoutError):
@@ -125,6 +133,12 @@ class Supervisor:
         while self.state not in (State.READY, State.FAILED):
             await self.wait_change()
         return self.state
+
+    def has_failed_long(self) -> bool:
+        """Whether it failed for good a while ago, so that it may be tried anew."""
+        if self.state is not State.FAILED:
+            return False
+        return time.monotonic() - self.failed_at > FAILED_REST_S
 
     def memory(self) -> int:
         """Return the engine's memory in bytes (PSS where known, else RSS)."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -49,7 +50,7 @@ class _Choice(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = msgspec.field(default_factory=list)
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -204,7 +205,7 @@ class _Recorder:
             return
         chunk = _CHUNK.decode(data)
         if chunk.error is not None:
-            self.problem = bytes(chunk.error).decode(errors="replace")[:300]
+            self.problem = f"the engine said: {chunk.error}"[:300]
         for choice in chunk.choices:
             piece = choice.delta.content or choice.delta.reasoning_content
             if piece:

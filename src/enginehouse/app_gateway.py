@@ -1,0 +1,152 @@
+"""What the gateway asks of the rest of the house: settings, memory, models to fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginehouse.core.catalog import plain_name
+from enginehouse.core.errors import UserError
+from enginehouse.core.model import Model
+from enginehouse.core.settings import Settings
+from enginehouse.edges.aliases import read_aliases, write_aliases
+from enginehouse.edges.model_sources import resolve_model
+from enginehouse.edges.paths import cache_dir
+from enginehouse.edges.probes import read_available_bytes
+from enginehouse.edges.records import Records
+from enginehouse.gateway.proxy import Rules
+from enginehouse.gateway.serving import Serving
+from enginehouse.knowledge.models import load_models
+
+if TYPE_CHECKING:
+    from enginehouse.gateway.router import Offer
+
+TELL_S = 0.1
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,4}(:[\w.-]+)?")
+HUBS = ("hf.co/", "huggingface.co/")
+Report = Callable[[str, str, int, int], None]
+
+
+class _PullProgress:
+    """Tells a client how a fetch goes, at most ten times a second."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._label = ""
+        self._total = 0
+        self._told_at = 0.0
+
+    def begin(self, label: str, total: int | None, unit: str = "") -> None:
+        """Take the start of a piece of work."""
+        self._label, self._total = label, total or 0
+        self._report(f"pulling {label}", "", self._total, 0)
+
+    def advance_to(self, done: int) -> None:
+        """Take how much is done."""
+        now = time.monotonic()
+        if now - self._told_at > TELL_S:
+            self._told_at = now
+            self._report(f"pulling {self._label}", "", self._total, done)
+
+    def end(self) -> None:
+        """Take the end."""
+        self._report(f"pulling {self._label}", "", self._total, self._total)
+
+
+class HouseLibrary:
+    """Fetches models by name, hub or Ollama's store, and keeps the names that clients gave."""
+
+    def __init__(
+        self, settings: Settings, state: Path, make_offer: Callable[[Model], Offer | None]
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._make_offer = make_offer
+
+    async def fetch(self, name: str, on_progress: Report) -> Offer:
+        """Fetch a model that is not here yet, and offer it with minimal settings.
+
+        Raises:
+            UserError, MachineError: when it cannot be had or served.
+        """
+        on_progress("pulling manifest", "", 0, 0)
+        return await asyncio.to_thread(self._fetch, name, on_progress)
+
+    def _fetch(self, name: str, report: Report) -> Offer:
+        with Records(self._state / "records.sqlite").opened() as records:
+            try:
+                model = resolve_model(spec_of(name), records, cache_dir(), _PullProgress(report))
+            except UserError as problem:
+                if problem.report.id in ("model.unknown", "model.ollama.unknown"):
+                    raise UserError(
+                        "model_not_found",
+                        f"pull model manifest: {name[:100]} is not known here",
+                        evidence=(problem.report.what,),
+                        remedies=("pull hf.co/owner/repo", "enginehouse models list"),
+                    ) from problem
+                raise
+        report("writing manifest", "", 0, 0)
+        offer = self._make_offer(model)
+        if offer is None:
+            raise UserError(
+                "model.no_engine", f"no installed engine can serve {model.name}",
+                remedies=("enginehouse engines list",),
+            )  # fmt: skip
+        return offer
+
+    async def forget(self, name: str) -> None:
+        """Forget a model; its file stays."""
+        with Records(self._state / "records.sqlite").opened() as records:
+            records.forget(name)
+
+    def aliases(self) -> dict[str, str]:
+        """Return the names that clients gave."""
+        return read_aliases(self._state / "aliases.json")
+
+    def keep_aliases(self, aliases: dict[str, str]) -> None:
+        """Keep the names that clients gave."""
+        write_aliases(self._state / "aliases.json", aliases)
+
+
+def spec_of(name: str) -> str:
+    """Return where a name is looked for: a hub, the known names, Ollama's store.
+
+    Never a path: a client of the endpoint has no business in this machine's files.
+
+    Raises:
+        UserError: `model_not_found`, for what is no name.
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        raise UserError("model_not_found", f"model '{name[:100]}' not found")
+    for hub in HUBS:
+        if name.startswith(hub):
+            return "hf:" + name.removeprefix(hub).partition(":")[0]
+    plain = plain_name(name)
+    if plain in {known.name for known in load_models()}:
+        return plain
+    return f"ollama:{name}"
+
+
+def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serving:
+    """Return how the endpoint listens, by the settings."""
+    reserve = settings.bytes("trials.memory_reserve")
+    return Serving(
+        host=settings.text("gateway.host"),
+        port=settings.integer("gateway.port"),
+        queue_limit=settings.integer("gateway.queue_limit"),
+        drain_deadline_s=settings.seconds("serve.drain_deadline"),
+        load_wait_s=settings.seconds("serve.load_wait"),
+        rules=Rules(
+            request_limit_bytes=settings.bytes("gateway.request_limit"),
+            body_limit_s=settings.seconds("gateway.body_limit"),
+            time_limit_s=settings.seconds("gateway.time_limit"),
+            stall_limit_s=settings.seconds("gateway.stall_limit"),
+            truncation=settings.text("gateway.truncation"),
+        ),
+        library=library,
+        free_bytes=lambda: read_available_bytes() - reserve,
+    )

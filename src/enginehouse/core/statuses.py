@@ -1,0 +1,49 @@
+"""The HTTP status of every error that the gateway can give, by its stable id."""
+
+from __future__ import annotations
+
+from enginehouse.core.errors import ErrorReport
+
+STATUS: dict[str, int] = {
+    "request.not_json": 400,
+    "request.invalid": 400,
+    "request.template": 400,
+    "request.insert": 400,
+    "request.think": 400,
+    "request.stateful": 400,
+    "request.image_url": 400,
+    "request.embeddings.unsupported": 400,
+    "context_length_exceeded": 400,
+    "context.too_long": 400,
+    "auth.missing": 401,
+    "auth.unknown": 401,
+    "auth.scope": 403,
+    "auth.origin": 403,
+    "model_not_found": 404,
+    "request.no_route": 404,
+    "request.method": 405,
+    "request.too_slow": 408,
+    "request.too_large": 413,
+    "rate.limited": 429,
+    "internal.fault": 500,
+    "request.not_supported": 501,
+    "engine.error": 502,
+    "engine.bad_answer": 502,
+    "engine.broke_off": 502,
+    "engine.no_tokenizer": 501,
+    "engine.failed": 503,
+    "gateway.rejected": 503,
+    "memory.no_room": 503,
+    "model.load_timeout": 503,
+    "request.time_limit": 504,
+}
+"""Errors by id; what is not here has the status of whose turn it is."""
+BY_TURN = {"user": 400, "engine": 502, "machine": 503, "us": 500}
+RETRY_AFTER_S = {"engine.broke_off": 1, "engine.failed": 30, "gateway.rejected": 5,
+                 "memory.no_room": 10, "model.load_timeout": 10, "rate.limited": 1}  # fmt: skip
+"""When to come again, for errors that pass."""
+
+
+def status_of(report: ErrorReport) -> int:
+    """Return the HTTP status of an error."""
+    return STATUS.get(report.id) or BY_TURN.get(report.turn, 500)

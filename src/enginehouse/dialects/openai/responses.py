@@ -1,0 +1,164 @@
+"""Read OpenAI's Responses requests into the internal request (stateless: nothing is stored)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from enginehouse.core.body import (
+    bool_of,
+    invalid,
+    number_of,
+    object_of,
+    objects_of,
+    text_of,
+)
+from enginehouse.core.errors import UserError
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
+            "frequency_penalty", "repeat_penalty", "chat_template_kwargs")  # fmt: skip
+READ_FIELDS = frozenset(
+    {"model", "input", "instructions", "max_output_tokens", "tools", "tool_choice", "stream",
+     "parallel_tool_calls", "text", "reasoning", "metadata", "user", "stream_options",
+     "top_logprobs", "prompt_cache_key", "safety_identifier", "service_tier", *SAMPLING}
+)  # fmt: skip
+
+
+def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the internal request and notes on what is not honoured."""
+    if fields.get("previous_response_id") or fields.get("conversation"):
+        raise UserError(
+            "request.stateful",
+            "earlier responses are not stored: previous_response_id and conversation mean nothing",
+            remedies=("send the whole conversation as input",),
+        )
+    if bool_of(fields, "background", False):
+        raise UserError("request.stateful", "background responses are not supported")
+    notes: list[str] = []
+    instructions = text_of(fields, "instructions")
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    body: dict[str, Any] = {"messages": messages + _read_input(fields, notes)}
+    most = number_of(fields, "max_output_tokens")
+    if most is not None:
+        body["max_tokens"] = int(most)
+    body |= {name: fields[name] for name in SAMPLING if fields.get(name) is not None}
+    _read_tools(fields, body, notes)
+    _read_format(object_of(fields, "text"), body)
+    reasoning = object_of(fields, "reasoning")
+    if effort := text_of(reasoning, "effort"):
+        body["reasoning_effort"] = effort
+        body.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
+    if fields.get("store"):
+        notes.append("store is not supported: nothing is kept")
+    if text_of(fields, "truncation") == "auto":
+        notes.append("truncation follows the server's own policy")
+    known = READ_FIELDS | {"store", "truncation", "background", "include"}
+    notes += [f"{name} is not supported" for name in fields if name not in known]
+    return body, notes
+
+
+def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+    given = fields.get("input")
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    if not isinstance(given, list) or not given:
+        raise invalid("input", "a string or an array of items", given)
+    messages: list[dict[str, Any]] = []
+    for position, item in enumerate(objects_of(fields, "input")):
+        kind = text_of(item, "type", "message")
+        if kind == "message":
+            role = text_of(item, "role")
+            role = "system" if role == "developer" else role
+            messages.append({"role": role, "content": _content(item, position)})
+        elif kind == "function_call":
+            _add_call(messages, item)
+        elif kind == "function_call_output":
+            messages.append(_output(item))
+        elif kind == "reasoning":
+            notes.append("reasoning items of earlier turns are left out")
+        else:
+            raise UserError(
+                "request.invalid", f"input[{position}]: items of type {kind!r} are not supported"
+            )
+    return messages
+
+
+def _content(item: Mapping[str, Any], position: int) -> object:
+    content = item.get("content")
+    if isinstance(content, str):
+        return content
+    parts: list[dict[str, Any]] = []
+    for part in objects_of(item, "content"):
+        kind = text_of(part, "type")
+        if kind in ("input_text", "output_text", "text"):
+            parts.append({"type": "text", "text": text_of(part, "text")})
+        elif kind == "refusal":
+            parts.append({"type": "text", "text": text_of(part, "refusal")})
+        elif kind == "input_image":
+            url = text_of(part, "image_url")
+            if not url.startswith("data:"):
+                raise UserError(
+                    "request.image_url",
+                    "an image must be sent as a data URL: nothing is fetched from the network",
+                )
+            parts.append({"type": "image_url", "image_url": {"url": url}})
+        else:
+            raise UserError(
+                "request.invalid", f"input[{position}]: parts of type {kind!r} are not supported"
+            )
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:
+    """Add a tool call to the assistant's turn that it belongs to."""
+    function = {"name": text_of(item, "name"), "arguments": text_of(item, "arguments", "{}")}
+    call = {"id": text_of(item, "call_id"), "type": "function", "function": function}
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1].setdefault("tool_calls", []).append(call)
+    else:
+        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _output(item: Mapping[str, Any]) -> dict[str, Any]:
+    output = item.get("output")
+    if isinstance(output, list):
+        output = "\n".join(text_of(part, "text") for part in objects_of(item, "output"))
+    content = output if isinstance(output, str) else ""
+    return {"role": "tool", "tool_call_id": text_of(item, "call_id"), "content": content}
+
+
+def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str]) -> None:
+    tools = []
+    for tool in objects_of(fields, "tools"):
+        kind = text_of(tool, "type")
+        if kind != "function":
+            notes.append(f"the tool {kind} runs at OpenAI and is not offered")
+            continue
+        names = ("name", "description", "parameters", "strict")
+        function = {name: tool[name] for name in names if tool.get(name) is not None}
+        tools.append({"type": "function", "function": function})
+    if not tools:
+        return
+    body["tools"] = tools
+    choice = fields.get("tool_choice")
+    if isinstance(choice, dict):
+        body["tool_choice"] = {"type": "function", "function": {"name": text_of(choice, "name")}}
+    elif isinstance(choice, str):
+        body["tool_choice"] = choice
+    if isinstance(fields.get("parallel_tool_calls"), bool):
+        body["parallel_tool_calls"] = fields["parallel_tool_calls"]
+
+
+def _read_format(text: Mapping[str, Any], body: dict[str, Any]) -> None:
+    shape = object_of(text, "format")
+    kind = text_of(shape, "type", "text")
+    if kind == "json_schema":
+        names = ("name", "schema", "strict", "description")
+        schema = {name: shape[name] for name in names if shape.get(name) is not None}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif kind == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    elif kind != "text":
+        raise UserError("request.invalid", f"text.format.type {kind!r} is not known")

@@ -1,0 +1,140 @@
+"""The client's side of one request: read its body, write its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from starlette.types import Message, Receive, Scope, Send
+
+from enginehouse.core.dialect import Rendered
+from enginehouse.core.errors import ErrorReport
+
+Headers = list[tuple[bytes, bytes]]
+MOST_NOTES = 12
+
+
+@dataclass(frozen=True)
+class RequestError(Exception):
+    """A request that cannot be served, with the HTTP status to say so."""
+
+    report: ErrorReport
+    status: int
+    retry_after_s: int = 0
+
+
+class Answer:
+    """The answer to one request, on its way out. `extra` are headers to send besides."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.has_started = False
+        self.has_ended = False
+        self.status = 0
+        self.extra: Headers = [(b"x-request-id", request_id.encode("latin-1", "replace"))]
+
+    def note(self, name: bytes, values: Iterable[str]) -> None:
+        """Send a header of several notes, in plain characters."""
+        texts = list(values)[:MOST_NOTES]
+        if texts:
+            joined = "; ".join(texts).encode("ascii", "replace")[:1000]
+            self.extra.append((name, bytes(c if 32 <= c < 127 else 63 for c in joined)))
+
+    async def begin(self, status: int, kind: bytes, length: int | None = None) -> None:
+        """Send the status and headers; of a stream where no length is given."""
+        self.has_started = True
+        self.status = status
+        headers = [(b"content-type", kind)]
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        else:
+            headers.append((b"cache-control", b"no-cache"))
+            headers.append((b"x-accel-buffering", b"no"))
+        message: Message = {
+            "type": "http.response.start", "status": status, "headers": headers + self.extra
+        }  # fmt: skip
+        await self._send(message)
+
+    async def chunk(self, data: bytes) -> None:
+        """Send a part of the body."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, data: bytes = b"") -> None:
+        """Send the last part of the body."""
+        self.has_ended = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def whole(self, status: int, body: bytes, kind: bytes = b"application/json") -> None:
+        """Send a whole answer."""
+        await self.begin(status, kind, len(body))
+        await self.finish(body)
+
+    async def render(self, rendered: Rendered, retry_after_s: int = 0) -> None:
+        """Send what a dialect rendered."""
+        if retry_after_s:
+            self.extra.append((b"retry-after", b"%d" % retry_after_s))
+        await self.whole(rendered.status, rendered.body, rendered.content_type.encode())
+
+
+async def read_body(receive: Receive, limit_bytes: int, limit_s: float = 0.0) -> bytes:
+    """Read a request's whole body, for at most `limit_s` seconds where that is not 0.
+
+    Raises:
+        RequestError: 413 when it is larger than the limit, 408 when it comes too slowly.
+    """
+    if not limit_s:
+        return await _read_body(receive, limit_bytes)
+    try:
+        return await asyncio.wait_for(_read_body(receive, limit_bytes), limit_s)
+    except asyncio.TimeoutError as problem:
+        report = ErrorReport(
+            "request.too_slow", f"the body did not arrive within {limit_s:g} s", turn="user"
+        )
+        raise RequestError(report, 408) from problem
+
+
+async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
+    parts = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            report = ErrorReport(
+                "request.too_large",
+                f"the body is larger than {limit_bytes:,} bytes",
+                remedies=("raise gateway.request_limit",),
+                turn="user",
+            )
+            raise RequestError(report, 413)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def wait_gone(receive: Receive) -> None:
+    """Return when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the client's x-request-id, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
+            return str(value.decode("latin-1"))
+    return uuid.uuid4().hex
+
+
+def header_of(scope: Scope, wanted: bytes) -> str:
+    """Return a request's header, empty where there is none."""
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value.decode("latin-1"))
+    return ""

@@ -1,0 +1,348 @@
+"""Carry out what a dialect made of a request: one function for each kind of intent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from enginehouse.core.chat import Moment
+from enginehouse.core.dialect import (
+    Ask,
+    Copy,
+    Count,
+    Delete,
+    Dialect,
+    Load,
+    Pull,
+    Show,
+    Tokenize,
+)
+from enginehouse.core.errors import EnginehouseError, UserError
+from enginehouse.core.sse import EventSplitter
+from enginehouse.gateway.answer import Answer
+from enginehouse.gateway.journey import Journey
+from enginehouse.gateway.router import Offer
+from enginehouse.gateway.server import Server
+from enginehouse.gateway.tokens import count_tokens, detokenize, tokenize
+from enginehouse.gateway.upstream import (
+    UpstreamError,
+    error_of_body,
+    read_completion,
+    read_delta,
+    read_embeddings,
+)
+
+if TYPE_CHECKING:
+    from enginehouse.gateway.proxy import Proxy
+
+EMBEDDINGS = "/v1/embeddings"
+STREAM_OPTIONS = {"include_usage": True}
+
+
+async def carry_ask(
+    proxy: Proxy, ask: Ask, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Ask the engine, and render its answer in the dialect's voice."""
+    turn = _Turn(proxy, ask, answer, journey)
+    outcome = await proxy.with_server(
+        ask.model, ask.context_tokens, None, turn.attempt, answer, journey,
+        turn.wait if ask.is_stream else None,
+    )  # fmt: skip
+    if ask.keep_alive_s is not None:
+        _keep(proxy, ask.model, ask.keep_alive_s)
+    return outcome
+
+
+def _keep(proxy: Proxy, model: str, keep_alive_s: float) -> None:
+    """Note how long a model shall stay loaded; 0 unloads it once its requests have ended."""
+    offer = proxy.router.require(model)
+    server = proxy.router.servers.get(offer.served.name)
+    if server is None or offer.is_pinned:
+        return
+    server.keep_alive_s = keep_alive_s
+    if keep_alive_s == 0:
+        proxy.router.unload_soon(offer.served.name)
+
+
+class _Turn:
+    """One request that is read and rendered."""
+
+    def __init__(self, proxy: Proxy, ask: Ask, answer: Answer, journey: Journey) -> None:
+        self._proxy = proxy
+        self._ask = ask
+        self._answer = answer
+        self._journey = journey
+        self._has_begun = False
+
+    def _moment(self) -> Moment:
+        journey = self._journey
+        return Moment(
+            self._proxy.now(), journey.total_s, journey.load_s + journey.queue_s,
+            journey.first_byte_s,
+        )  # fmt: skip
+
+    async def wait(self) -> None:
+        """Keep a client patient that waits for its model."""
+        begun = await self._begin()
+        await self._answer.chunk(begun + self._ask.voice.keep_alive(self._moment()))
+
+    async def _begin(self) -> bytes:
+        if not self._answer.has_started:
+            await self._answer.begin(200, self._ask.voice.stream_type.encode())
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        return self._ask.voice.begin(self._moment())
+
+    async def attempt(self, offer: Offer, server: Server) -> None:
+        """Send the request to the engine and its answer back."""
+        ask, proxy = self._ask, self._proxy
+        if ask.upstream_path == EMBEDDINGS and not server.plan.can_embed:
+            raise UserError(
+                "request.embeddings.unsupported",
+                f"{offer.served.name} does not declare a pooling type: it is no embedding model",
+            )
+        body, dropped = name_for_engine(ask.body, offer.request_names)
+        if not self._answer.has_started:
+            self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
+        body["model"] = server.plan.model_name
+        body["stream"] = ask.is_stream
+        if ask.is_stream:
+            body["stream_options"] = STREAM_OPTIONS
+        sent = json.dumps(body, ensure_ascii=False).encode()
+        async with proxy.seat(server, ask.upstream_path, sent) as seated:
+            upstream = await proxy.post(server, ask.upstream_path, seated)
+            if upstream.status != 200:
+                upstream = await self._refused(offer, server, body, upstream)
+            async with upstream:
+                if ask.is_stream:
+                    await self._stream(server, upstream)
+                else:
+                    await self._whole(upstream)
+        server.supervisor.note_served(ask.upstream_path, sent)
+
+    async def _refused(
+        self, offer: Offer, server: Server, body: dict[str, Any],
+        upstream: aiohttp.ClientResponse,
+    ) -> aiohttp.ClientResponse:  # fmt: skip
+        """Ask again with a shorter conversation where that helps, else say why not."""
+        async with upstream:
+            report = error_of_body(await upstream.read(), upstream.status)
+        status = upstream.status if 400 <= upstream.status < 500 else 502
+        is_too_long = report.id == "context_length_exceeded"
+        if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
+            shorter = await self._proxy.shorter(offer, server, body)
+            if shorter is not None:
+                self._journey.is_truncated = True
+                self._answer.note(b"x-enginehouse-truncated", (shorter[1],))
+                sent = json.dumps(shorter[0], ensure_ascii=False).encode()
+                again = await self._proxy.post(server, self._ask.upstream_path, sent)
+                if again.status == 200:
+                    return again
+                async with again:
+                    report = error_of_body(await again.read(), again.status)
+        raise UpstreamError(report, status)
+
+    async def _whole(self, upstream: aiohttp.ClientResponse) -> None:
+        data = await upstream.read()
+        journey = self._journey
+        if self._ask.upstream_path == EMBEDDINGS:
+            vectors = read_embeddings(data)
+            body = self._ask.voice.whole(vectors, self._moment())
+        else:
+            completion = read_completion(data)
+            journey.usage = completion.usage
+            body = self._ask.voice.whole(completion, self._moment())
+        journey.first_byte_s = journey.total_s
+        await self._answer.whole(200, body)
+
+    async def _stream(self, server: Server, upstream: aiohttp.ClientResponse) -> None:
+        journey, voice = self._journey, self._ask.voice
+        splitter = EventSplitter()
+        has_finished = False
+        async for chunk in upstream.content.iter_any():
+            if not journey.chunks:
+                journey.first_byte_s = journey.total_s
+            journey.chunks += 1
+            server.supervisor.progress()
+            moment = self._moment()
+            shown = await self._begin() if not self._has_begun else b""
+            for event in splitter.feed(chunk):
+                delta = read_delta(event)
+                if delta is None:
+                    has_finished = True
+                    continue
+                has_finished |= bool(delta.finish)
+                journey.usage = delta.usage or journey.usage
+                shown += voice.delta(delta, moment)
+            if shown:
+                await self._send(shown)
+        if not has_finished:
+            raise EnginehouseError(
+                "engine.broke_off",
+                "the engine broke off while it answered",
+                evidence=("its stream ended without a reason", server.supervisor.reason),
+                remedies=("send the request again",),
+            )
+        await self._answer.finish(await self._begin() + voice.end(self._moment()))
+
+    async def _send(self, data: bytes) -> None:
+        self._journey.sending_since = self._proxy.clock()
+        await self._answer.chunk(data)
+        self._journey.sending_since = 0.0
+
+
+def name_for_engine(
+    body: Mapping[str, Any], names: Mapping[str, str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a request with the engine's own names, and notes on what it does not take."""
+    if not names:
+        return dict(body), ()
+    named: dict[str, Any] = {}
+    dropped = []
+    for name, value in body.items():
+        own = names.get(name, name)
+        if own:
+            named[own] = value
+        else:
+            dropped.append(f"{name} is not supported by this engine")
+    return named, tuple(dropped)
+
+
+async def carry_show(
+    proxy: Proxy, show: Show, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Send what is known already."""
+    await answer.render(show.rendered)
+    return "served"
+
+
+async def carry_count(
+    proxy: Proxy, count: Count, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Count a prompt's tokens."""
+
+    async def attempt(offer: Offer, server: Server) -> None:
+        tokens = await count_tokens(server, offer.tokens_api, count.body)
+        await answer.render(count.render(tokens))
+
+    return await proxy.with_server(count.model, None, None, attempt, answer, journey)
+
+
+async def carry_tokenize(
+    proxy: Proxy, wanted: Tokenize, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Show tokens, or the text of tokens."""
+
+    async def attempt(offer: Offer, server: Server) -> None:
+        do = detokenize if wanted.is_back else tokenize
+        shown = await do(server, offer.tokens_api, wanted.fields)
+        await answer.whole(200, json.dumps(shown, ensure_ascii=False).encode())
+
+    return await proxy.with_server(wanted.model, None, None, attempt, answer, journey)
+
+
+async def carry_load(
+    proxy: Proxy, load: Load, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Load a model, or unload it."""
+    offer = proxy.router.require(load.model)
+    is_unload = load.keep_alive_s == 0
+    if is_unload:
+        if not offer.is_pinned:
+            await proxy.router.unload(offer.served.name)
+    else:
+
+        async def attempt(offer: Offer, server: Server) -> None:
+            """Being let in is all there is to it: the engine is ready then."""
+
+        await proxy.with_server(load.model, None, None, attempt, answer, journey)
+        if load.keep_alive_s is not None:
+            _keep(proxy, load.model, load.keep_alive_s)
+    moment = Moment(proxy.now(), journey.total_s, journey.load_s)
+    await answer.render(load.voice.loaded(is_unload, False, moment))
+    return "served"
+
+
+async def carry_pull(
+    proxy: Proxy, pull: Pull, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Fetch a model; one that is known already succeeds at once."""
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def on_progress(status: str, digest: str, total: int, completed: int) -> None:
+        line = pull.voice.progress(status, digest, total, completed)
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    async def fetch() -> None:
+        try:
+            if proxy.router.offer(pull.model) is None:
+                proxy.router.add(await proxy.library.fetch(pull.model, on_progress))
+        finally:
+            lines.put_nowait(None)
+
+    if proxy.router.offer(pull.model) is not None and pull.is_stream:
+        on_progress("pulling manifest", "", 0, 0)
+    work = asyncio.ensure_future(fetch())
+    try:
+        while (line := await lines.get()) is not None:
+            if pull.is_stream:
+                if not answer.has_started:
+                    await answer.begin(200, pull.voice.stream_type.encode())
+                await answer.chunk(line)
+        await work
+    except EnginehouseError as problem:
+        if not answer.has_started:
+            raise
+        await answer.finish(pull.voice.failed(problem.report))
+        return "failed"
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    if answer.has_started:
+        await answer.finish(pull.voice.done())
+    elif pull.is_stream:
+        await answer.begin(200, pull.voice.stream_type.encode())
+        await answer.finish(pull.voice.done())
+    else:
+        await answer.whole(200, pull.voice.done())
+    return "served"
+
+
+async def carry_copy(
+    proxy: Proxy, copy: Copy, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Give a model another name besides."""
+    proxy.router.alias(copy.source, copy.destination)
+    proxy.library.keep_aliases(dict(proxy.router.aliases))
+    await answer.whole(200, b"")
+    return "served"
+
+
+async def carry_delete(
+    proxy: Proxy, delete: Delete, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Take a name away; a model's file stays."""
+    offer = proxy.router.require(delete.model)
+    if await proxy.router.remove(delete.model):
+        await proxy.library.forget(offer.served.name)
+    proxy.library.keep_aliases(dict(proxy.router.aliases))
+    await answer.whole(200, b"")
+    return "served"
+
+
+INTENTS: dict[type, Callable[..., Awaitable[str]]] = {
+    Ask: carry_ask,
+    Show: carry_show,
+    Count: carry_count,
+    Tokenize: carry_tokenize,
+    Load: carry_load,
+    Pull: carry_pull,
+    Copy: carry_copy,
+    Delete: carry_delete,
+}

@@ -1,0 +1,49 @@
+"""What is noted of one request on its way: counted, logged, and watched for stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from enginehouse.core.chat import Usage
+from enginehouse.core.errors import ErrorReport
+from enginehouse.gateway.gate import ANYONE, Caller
+
+
+@dataclass(eq=False)
+class Journey:
+    """One request; it ends as exactly one outcome. Times in seconds."""
+
+    dialect: str
+    operation: str
+    request_id: str = ""
+    caller: Caller = ANYONE
+    model: str = ""
+    engine: str = ""
+    outcome: str = ""
+    status: int = 0
+    error_id: str = ""
+    load_s: float = 0.0
+    queue_s: float = 0.0
+    first_byte_s: float = 0.0
+    chunks: int = 0
+    usage: Usage | None = None
+    is_held: bool = False
+    is_truncated: bool = False
+    has_fallen_back: bool = False
+    began: float = field(default_factory=time.perf_counter)
+    sending_since: float = 0.0
+    ended_by: ErrorReport | None = None
+    task: asyncio.Future[str] | None = None
+
+    @property
+    def total_s(self) -> float:
+        """The time since its arrival."""
+        return time.perf_counter() - self.began
+
+    def end_early(self, report: ErrorReport) -> None:
+        """End it from outside, for a reason."""
+        self.ended_by = report
+        if self.task is not None:
+            self.task.cancel()

@@ -1,0 +1,38 @@
+"""Where and how an endpoint listens, and whom it lets in."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from enginehouse.gateway.journey import Journey
+from enginehouse.gateway.proxy import Access, Library, NoLibrary, Open, Rules
+
+
+def _no_note(journey: Journey) -> None:
+    """Take a request's end and keep nothing."""
+
+
+def _endless() -> int:
+    return 1 << 62
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The settings of one endpoint; times in seconds.
+
+    `free_bytes` tells the memory that is free above the machine's reserve.
+    """
+
+    host: str
+    port: int
+    queue_limit: int = 256
+    drain_deadline_s: float = 10.0
+    load_wait_s: float = 300.0
+    rules: Rules = field(default_factory=Rules)
+    access: Access = field(default_factory=Open)
+    library: Library = field(default_factory=NoLibrary)
+    tls: ssl.SSLContext | None = None
+    on_end: Callable[[Journey], None] = _no_note
+    free_bytes: Callable[[], int] = _endless

@@ -1,0 +1,221 @@
+"""Read an engine's answers, in OpenAI's shape with llama-server's or vLLM's additions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from enginehouse.core.chat import Completion, Delta, Embeddings, Timings, ToolCall, Usage
+from enginehouse.core.errors import ErrorReport
+
+DONE = b"[DONE]"
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Timings(msgspec.Struct):
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+
+
+class _Vector(msgspec.Struct):
+    embedding: Any = None
+    index: int = 0
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = msgspec.field(default_factory=list)
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    error: Any = None
+    data: list[_Vector] = msgspec.field(default_factory=list)
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+class UpstreamError(Exception):
+    """The engine answered with an error; holds its report, and the status where there was one."""
+
+    def __init__(self, report: ErrorReport, status: int = 0) -> None:
+        super().__init__(report.what)
+        self.report = report
+        self.status = status
+
+
+def read_delta(data: bytes) -> Delta | None:
+    """Return one event's piece of an answer, None where it says nothing (`[DONE]`).
+
+    Raises:
+        UpstreamError: for an event with an error, and for one that cannot be read.
+    """
+    if data == DONE:
+        return None
+    answer = _decode(data)
+    if answer.error is not None:
+        raise UpstreamError(read_error(answer.error))
+    usage, timings = _usage(answer.usage), _timings(answer.timings)
+    if not answer.choices:
+        return Delta(usage=usage, timings=timings)
+    choice = answer.choices[0]
+    message = choice.delta
+    calls: tuple[ToolCall, ...] = ()
+    if message is None:
+        text, reasoning = choice.text or "", ""
+    else:
+        text = message.content or ""
+        reasoning = message.reasoning_content or message.reasoning or ""
+        calls = _calls(message.tool_calls) if message.tool_calls else ()
+    logprobs = _logprobs(choice.logprobs) if choice.logprobs else ()
+    return Delta(text, reasoning, calls, choice.finish_reason or "", usage, timings, logprobs)
+
+
+def read_completion(body: bytes) -> Completion:
+    """Return a whole answer of chat completions or completions."""
+    answer = _decode(body)
+    if answer.error is not None:
+        raise UpstreamError(read_error(answer.error))
+    if not answer.choices:
+        raise UpstreamError(ErrorReport("engine.bad_answer", "the engine's answer has no choice"))
+    choice = answer.choices[0]
+    message = choice.message or _Message(content=choice.text)
+    return Completion(
+        text=message.content or "",
+        reasoning=message.reasoning_content or message.reasoning or "",
+        tool_calls=_numbered(_calls(message.tool_calls or [])),
+        finish=choice.finish_reason or "stop",
+        usage=_usage(answer.usage) or Usage(),
+        timings=_timings(answer.timings),
+        logprobs=_logprobs(choice.logprobs) if choice.logprobs else (),
+    )
+
+
+def read_embeddings(body: bytes) -> Embeddings:
+    """Return the vectors of an embeddings answer."""
+    answer = _decode(body)
+    if answer.error is not None:
+        raise UpstreamError(read_error(answer.error))
+    vectors = tuple(
+        tuple(float(x) for x in item.embedding)
+        for item in sorted(answer.data, key=lambda item: item.index)
+    )
+    return Embeddings(vectors, answer.usage.prompt_tokens if answer.usage else 0)
+
+
+def read_error(error: object) -> ErrorReport:
+    """Return an engine's error: its own words as what happened, its type as the evidence."""
+    if isinstance(error, dict):
+        message = str(error.get("message") or error)
+        kind = str(error.get("type") or "")
+        if kind == "exceed_context_size_error" or "maximum context length" in message:
+            return context_report(message)
+        return ErrorReport("engine.error", message, (kind,) if kind else (), turn="engine")
+    return ErrorReport("engine.error", str(error), turn="engine")
+
+
+def context_report(message: str) -> ErrorReport:
+    """Report a prompt that is longer than the context."""
+    return ErrorReport(
+        "context_length_exceeded",
+        message,
+        remedies=("send less", "serve with a larger --context", "set gateway.truncation"),
+        turn="user",
+    )
+
+
+def error_of_body(body: bytes, status: int) -> ErrorReport:
+    """Return the report of an engine's answer that is no success."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        decoded = None
+    turn = "user" if 400 <= status < 500 else "engine"
+    if isinstance(decoded, dict):
+        error = decoded.get("error") or decoded.get("detail") or decoded
+        if error is decoded and decoded.get("object") == "error":
+            error = {"message": decoded.get("message"), "type": decoded.get("type")}
+        report = read_error(error)
+        return ErrorReport(report.id, report.what, report.evidence, report.remedies, turn)
+    text = body[:300].decode("utf-8", "replace").strip()
+    return ErrorReport("engine.error", text or f"the engine answered {status}", turn=turn)
+
+
+def _decode(data: bytes) -> _Answer:
+    try:
+        return _ANSWER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        report = ErrorReport(
+            "engine.bad_answer", "the engine's answer cannot be read", (str(problem),),
+            turn="engine",
+        )  # fmt: skip
+        raise UpstreamError(report) from problem
+
+
+def _usage(usage: _Usage | None) -> Usage | None:
+    if usage is None:
+        return None
+    details = usage.prompt_tokens_details
+    cached = (details.cached_tokens or 0) if details else 0
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached)
+
+
+def _timings(timings: _Timings | None) -> Timings | None:
+    if timings is None or timings.prompt_ms is None or timings.predicted_ms is None:
+        return None
+    return Timings(timings.prompt_ms / 1e3, timings.predicted_ms / 1e3)
+
+
+def _calls(calls: list[_Call]) -> tuple[ToolCall, ...]:
+    shown = []
+    for call in calls:
+        function = call.function or _Function()
+        arguments = function.arguments
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments).decode()
+        shown.append(ToolCall(call.index, call.id or "", function.name or "", arguments or ""))
+    return tuple(shown)
+
+
+def _numbered(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """Number the calls of a whole answer, in which engines give no index."""
+    return tuple(ToolCall(i, c.id, c.name, c.arguments) for i, c in enumerate(calls))
+
+
+def _logprobs(logprobs: Any) -> tuple[dict[str, Any], ...]:
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return tuple(content) if isinstance(content, list) else ()
