@@ -88,6 +88,9 @@ class OfferMaker:
             keep_alive_s=None if model.name in pinned else keep_s,
             request_names=engine.request_names,
             tokens_api=engine.tokens_api,
+            has_own_tools=engine.name == "llama.cpp"
+            and model.template is not None
+            and model.template.has_tools,
         )
 
     def _chain(self, model: Model, first: Way) -> tuple[Step, ...]:
@@ -161,8 +164,8 @@ def served_of(model: Model, way: Way, engine: Engine, aliases: tuple[str, ...]) 
     capabilities = ["completion"]
     if model.can_embed:
         capabilities = ["embedding"]
-    elif engine.name == "llama.cpp" or (template and template.has_tools):
-        capabilities.append("tools")  # llama-server has a generic form for any template
+    else:
+        capabilities.append("tools")  # the gateway has a form for templates that know none
     if template and template.has_thinking:
         capabilities.append("thinking")
     if model.encoder is not None:

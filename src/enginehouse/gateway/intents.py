@@ -23,6 +23,7 @@ from enginehouse.core.dialect import (
 )
 from enginehouse.core.errors import EnginehouseError, UserError
 from enginehouse.core.sse import EventSplitter
+from enginehouse.core.tools import ToolReader, has_tools, tell_tools
 from enginehouse.gateway.answer import Answer
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.router import Offer
@@ -77,6 +78,7 @@ class _Turn:
         self._answer = answer
         self._journey = journey
         self._has_begun = False
+        self._reader: ToolReader | None = None
 
     def _moment(self) -> Moment:
         journey = self._journey
@@ -106,7 +108,11 @@ class _Turn:
                 "request.embeddings.unsupported",
                 f"{offer.served.name} does not declare a pooling type: it is no embedding model",
             )
-        body, dropped = name_for_engine(ask.body, offer.request_names)
+        told, self._reader = ask.body, None
+        if not offer.has_own_tools and has_tools(ask.body):
+            told, is_own_form = tell_tools(ask.body)
+            self._reader = ToolReader(self._answer.request_id[:12]) if is_own_form else None
+        body, dropped = name_for_engine(told, offer.request_names)
         if not self._answer.has_started:
             self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
         body["model"] = server.plan.model_name
@@ -156,6 +162,8 @@ class _Turn:
         else:
             completion = read_completion(data)
             journey.usage = completion.usage
+            if self._reader is not None:
+                completion = self._reader.whole(completion)
             body = self._ask.voice.whole(completion, self._moment())
         journey.first_byte_s = journey.total_s
         await self._answer.whole(200, body)
@@ -178,6 +186,8 @@ class _Turn:
                     continue
                 has_finished |= bool(delta.finish)
                 journey.usage = delta.usage or journey.usage
+                if self._reader is not None:
+                    delta = self._reader.take(delta)
                 shown += voice.delta(delta, moment)
             if shown:
                 await self._send(shown)

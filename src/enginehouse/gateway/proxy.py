@@ -50,6 +50,7 @@ class _Peek(msgspec.Struct):
     stream: bool | None = None
     num_ctx: int | None = None
     keep_alive: float | str | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Usage(msgspec.Struct):
@@ -302,6 +303,10 @@ class Proxy:
                 turn="user",
             )  # fmt: skip
             raise RequestError(report, 400) from problem
+        if len(peek.tools) > 4 and route.operation == "chat":
+            asked = self.router.offer(peek.model or "")
+            if asked is not None and not asked.has_own_tools:
+                return await self._read(dialect, route, scope, body, answer, journey)
         is_stream = bool(peek.stream)
 
         async def patience() -> None:

@@ -43,7 +43,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Offer:
-    """A model that can be served: how it is shown, and its chain of ways to serve it."""
+    """A model that can be served: how it is shown, and its chain of ways to serve it.
+
+    `has_own_tools` tells that its template and engine know tool calls (else `core.tools` does).
+    """
 
     served: Served
     steps: tuple[Step, ...]
@@ -51,6 +54,7 @@ class Offer:
     keep_alive_s: float | None = None
     request_names: Mapping[str, str] = field(default_factory=dict)
     tokens_api: str = ""
+    has_own_tools: bool = True
 
 
 @dataclass

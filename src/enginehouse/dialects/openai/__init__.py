@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from enginehouse.core.body import bool_of, read_object, text_of
+from enginehouse.core.body import bool_of, number_of, object_of, objects_of, read_object, text_of
 from enginehouse.core.catalog import Served, find_served
 from enginehouse.core.dialect import (
     Ask,
@@ -21,6 +21,7 @@ from enginehouse.core.dialect import (
     Tokenize,
 )
 from enginehouse.core.errors import ErrorReport, UserError
+from enginehouse.dialects.openai.chat_voice import CompletionVoice
 from enginehouse.dialects.openai.responses import read_request
 from enginehouse.dialects.openai.responses_voice import ResponseVoice
 
@@ -95,6 +96,8 @@ class OpenAI:
             is_chat = "messages" in fields
             body = fields if is_chat else read_request(fields)[0]
             return Count(model, body, _render_count)
+        if route.operation == "chat":
+            return _read_chat(fields, model, received)
         body, notes = read_request(fields)
         voice = ResponseVoice(model, f"resp_{received.request_id}", fields, received.at)
         is_stream = bool_of(fields, "stream", False)
@@ -111,6 +114,23 @@ class OpenAI:
     def keep_alive(self) -> bytes:
         """A comment, which every reader of events passes over."""
         return b": waiting\n\n"
+
+
+def _read_chat(fields: dict[str, Any], model: str, received: Received) -> Ask:
+    """Read a chat request that cannot be forwarded as it is."""
+    kept = ("model", "stream", "stream_options", "n", "num_ctx", "keep_alive")
+    body = {name: value for name, value in fields.items() if name not in kept}
+    objects_of(body, "messages")
+    options = object_of(fields, "stream_options")
+    id = f"chatcmpl-{received.request_id}"
+    voice = CompletionVoice(model, id, int(received.at), bool_of(options, "include_usage", False))
+    several = number_of(fields, "n") or 1
+    notes = ("n is not supported with tools for this model",) if several > 1 else ()
+    context = number_of(fields, "num_ctx")
+    return Ask(
+        model, CHAT, body, voice, bool_of(fields, "stream", False), notes,
+        context_tokens=int(context) if context else None,
+    )  # fmt: skip
 
 
 def _list(catalog: tuple[Served, ...]) -> dict[str, object]:
