@@ -9,15 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from enginehouse.app_serve import names_in
+from enginehouse.core.binding import check_binding, is_loopback
 from enginehouse.core.catalog import plain_name
 from enginehouse.core.errors import UserError
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
 from enginehouse.edges.aliases import read_aliases, write_aliases
+from enginehouse.edges.keys_file import KeysFile
 from enginehouse.edges.model_sources import resolve_model
-from enginehouse.edges.paths import cache_dir
+from enginehouse.edges.paths import ALIASES_NAME, KEYS_NAME, REQUEST_LOG_NAME, cache_dir
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.records import Records
+from enginehouse.edges.request_log import RequestLog
+from enginehouse.edges.tls import open_tls
+from enginehouse.gateway.access import Guarded
 from enginehouse.gateway.proxy import Rules
 from enginehouse.gateway.serving import Serving
 from enginehouse.knowledge.models import load_models
@@ -105,11 +111,11 @@ class HouseLibrary:
 
     def aliases(self) -> dict[str, str]:
         """Return the names that clients gave."""
-        return read_aliases(self._state / "aliases.json")
+        return read_aliases(self._state / ALIASES_NAME)
 
     def keep_aliases(self, aliases: dict[str, str]) -> None:
         """Keep the names that clients gave."""
-        write_aliases(self._state / "aliases.json", aliases)
+        write_aliases(self._state / ALIASES_NAME, aliases)
 
 
 def spec_of(name: str) -> str:
@@ -132,10 +138,20 @@ def spec_of(name: str) -> str:
 
 
 def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serving:
-    """Return how the endpoint listens, by the settings."""
+    """Return how the endpoint listens, by the settings.
+
+    Raises:
+        UserError: `gateway.open`, `tls.…`; MachineError: `keys.unreadable`.
+    """
     reserve = settings.bytes("trials.memory_reserve")
+    host = settings.text("gateway.host")
+    keys = KeysFile(state / KEYS_NAME)
+    check_binding(host, bool(keys.keys()), settings.text("gateway.insecure") == "yes")
+    requests = None
+    if settings.text("log.requests") == "yes":
+        requests = RequestLog(state / REQUEST_LOG_NAME, settings.seconds("log.retention"))
     return Serving(
-        host=settings.text("gateway.host"),
+        host=host,
         port=settings.integer("gateway.port"),
         queue_limit=settings.integer("gateway.queue_limit"),
         drain_deadline_s=settings.seconds("serve.drain_deadline"),
@@ -146,7 +162,16 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
             time_limit_s=settings.seconds("gateway.time_limit"),
             stall_limit_s=settings.seconds("gateway.stall_limit"),
             truncation=settings.text("gateway.truncation"),
+            is_content_logged=settings.text("log.content") == "yes",
+        ),
+        access=Guarded(
+            keys.keys,
+            frozenset(names_in(settings.text("gateway.origins"))),
+            frozenset(names_in(settings.text("gateway.hosts"))),
+            is_loopback(host),
         ),
         library=library,
+        tls=open_tls(settings.text("gateway.tls_certificate"), settings.text("gateway.tls_key")),
+        log=requests,
         free_bytes=lambda: read_available_bytes() - reserve,
     )

@@ -79,7 +79,7 @@ class OfferMaker:
         from enginehouse.gateway.router import Offer
 
         engine = load_engines()[first.build.engine]
-        pinned = _names(self.settings.text("serve.pin"))
+        pinned = names_in(self.settings.text("serve.pin"))
         keep_s = None if is_first else self.settings.seconds("serve.keep_alive")
         return Offer(
             served_of(model, first, engine, aliases_of(self.settings, model.name)),
@@ -198,9 +198,10 @@ def served_of(model: Model, way: Way, engine: Engine, aliases: tuple[str, ...]) 
 
 def aliases_of(settings: Settings, name: str) -> tuple[str, ...]:
     """Return the further names that the settings give a model."""
-    pairs = (item.partition("=") for item in _names(settings.text("serve.aliases")))
+    pairs = (item.partition("=") for item in names_in(settings.text("serve.aliases")))
     return tuple(alias.strip() for alias, _, model in pairs if model.strip() == name)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names of a list that is separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

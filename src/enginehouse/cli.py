@@ -31,6 +31,7 @@ from enginehouse.cli_engines import engines
 from enginehouse.cli_engines_install import register as register_installers
 from enginehouse.cli_explain import register as register_explain
 from enginehouse.cli_fit import fit
+from enginehouse.cli_gateway import keys, requests
 from enginehouse.cli_groups import config, trials
 from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
@@ -269,7 +270,7 @@ def _no_choice(what: str, arguments: str) -> UserError:
     )
 
 
-for group in (models, engines, trials, config):
+for group in (models, engines, trials, config, keys, requests):
     cli.add_command(group)
 command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)

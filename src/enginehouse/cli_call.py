@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from enginehouse.app import House
     from enginehouse.core.settings import Settings
+    from enginehouse.edges.keys_file import KeysFile
 
 PROGRAM = "enginehouse"
 COMPLETION_VARIABLE = "_ENGINEHOUSE_COMPLETE"
@@ -62,6 +63,19 @@ class Call:
             for sentence in house.cleared:
                 say(f"cleared: {sentence}")
             yield house
+
+    def keys_file(self) -> KeysFile:
+        """Return the API keys of this state folder."""
+        from enginehouse.edges.keys_file import KeysFile
+        from enginehouse.edges.paths import KEYS_NAME, state_dir
+
+        return KeysFile(state_dir() / KEYS_NAME)
+
+    def request_log_path(self) -> Path:
+        """Return the request log of this state folder, whether or not it exists."""
+        from enginehouse.edges.paths import REQUEST_LOG_NAME, state_dir
+
+        return state_dir() / REQUEST_LOG_NAME
 
     def show(self, document: object, render: Callable[[], str]) -> None:
         """Write the answer to stdout: the document as JSON, or its text."""

@@ -9,6 +9,9 @@ import platformdirs
 
 from enginehouse.core.errors import MachineError
 
+KEYS_NAME, REQUEST_LOG_NAME, ALIASES_NAME = "keys.json", "requests.sqlite", "aliases.json"
+"""Files of the state folder beside the records."""
+
 
 def state_dir() -> Path:
     """Return the folder of records, leases and logs (ENGINEHOUSE_STATE_DIR overrides)."""

@@ -34,6 +34,7 @@ class Answer:
         self.has_started = False
         self.has_ended = False
         self.status = 0
+        self.copy: list[bytes] | None = None
         self.extra: Headers = [(b"x-request-id", request_id.encode("latin-1", "replace"))]
 
     def note(self, name: bytes, values: Iterable[str]) -> None:
@@ -60,11 +61,15 @@ class Answer:
 
     async def chunk(self, data: bytes) -> None:
         """Send a part of the body."""
+        if self.copy is not None:
+            self.copy.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last part of the body."""
         self.has_ended = True
+        if self.copy is not None and data:
+            self.copy.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def whole(self, status: int, body: bytes, kind: bytes = b"application/json") -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.chat import Usage
 from enginehouse.core.errors import ErrorReport
+from enginehouse.edges.request_log import RequestRow
 from enginehouse.gateway.gate import ANYONE, Caller
 
 
@@ -35,6 +36,8 @@ class Journey:
     began: float = field(default_factory=time.perf_counter)
     sending_since: float = 0.0
     ended_by: ErrorReport | None = None
+    prompt: str | None = None
+    answer: list[bytes] = field(default_factory=list)
     task: asyncio.Future[str] | None = None
 
     @property
@@ -47,3 +50,31 @@ class Journey:
         self.ended_by = report
         if self.task is not None:
             self.task.cancel()
+
+
+def row_of(journey: Journey, now: float) -> RequestRow:
+    """Return a request that has ended as a row of the log."""
+    usage = journey.usage or Usage()
+    return RequestRow(
+        id=journey.request_id,
+        at=now - journey.total_s,
+        key=journey.caller.key,
+        dialect=journey.dialect,
+        operation=journey.operation,
+        model=journey.model,
+        engine=journey.engine,
+        status=journey.status,
+        outcome=journey.outcome,
+        error=journey.error_id,
+        prompt_tokens=usage.prompt_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        queue_s=journey.queue_s,
+        load_s=journey.load_s,
+        first_byte_s=journey.first_byte_s,
+        total_s=journey.total_s,
+        truncated=int(journey.is_truncated),
+        fell_back=int(journey.has_fallen_back),
+        prompt=journey.prompt,
+        answer=b"".join(journey.answer).decode("utf-8", "replace") if journey.answer else None,
+    )

@@ -40,6 +40,7 @@ KEEP_ALIVE_S = 5.0
 JSON_HEADERS = {"Content-Type": "application/json"}
 EVENT_STREAM = b"text/event-stream"
 TAIL_BYTES = 4096
+ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
 T = TypeVar("T")
 
 
@@ -248,6 +249,9 @@ class Proxy:
     ) -> str:  # fmt: skip
         journey.caller = self.access.check(scope, route.scope)
         body = await read_body(receive, self.rules.request_limit_bytes, self.rules.body_limit_s)
+        if self.rules.is_content_logged:
+            journey.prompt = body.decode("utf-8", "replace")
+            answer.copy = journey.answer
         if route.kind is RouteKind.FORWARD:
             work = self._forward(dialect, route, scope, body, answer, journey)
         else:
@@ -467,7 +471,7 @@ class Proxy:
                     offer, server, path, body, upstream, answer, journey
                 )
             async with upstream:
-                await self._relay(server, upstream, is_stream, answer, journey)
+                await self._relay(server, path, upstream, is_stream, answer, journey)
         if upstream.status == 200:
             server.supervisor.note_served(path, body)
 
@@ -505,8 +509,8 @@ class Proxy:
         return keeper.seat(path, body) if keeper else nullcontext(body)
 
     async def _relay(
-        self, server: Server, upstream: aiohttp.ClientResponse, is_stream: bool, answer: Answer,
-        journey: Journey,
+        self, server: Server, path: str, upstream: aiohttp.ClientResponse, is_stream: bool,
+        answer: Answer, journey: Journey,
     ) -> None:  # fmt: skip
         """Pass the answer on: a stream as its bytes come, anything else whole."""
         kind = upstream.headers.get("Content-Type", "application/json").encode()
@@ -530,6 +534,8 @@ class Proxy:
             journey.sending_since = time.perf_counter()
             await answer.chunk(chunk)
             journey.sending_since = 0.0
+        if path in ENDS_WITH_DONE and b"[DONE]" not in tail[-64:]:
+            raise _broke_off(EOFError("its stream ended without [DONE]"), server)
         await answer.finish()
         journey.usage = _usage_of_events(tail)
 

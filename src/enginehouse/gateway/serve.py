@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,7 +16,9 @@ from enginehouse.core.errors import EngineError, EnginehouseError
 from enginehouse.core.lifecycle import State
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
+from enginehouse.edges.request_log import RequestLog
 from enginehouse.gateway.asgi import build_app
+from enginehouse.gateway.journey import Journey, row_of
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.proxy import Proxy
 from enginehouse.gateway.router import Limits, Offer, Router
@@ -44,11 +47,13 @@ async def serve(
         )  # fmt: skip
         metrics = Metrics(router)
         proxy = Proxy(
-            router, metrics, serving.rules, serving.access, serving.library, serving.on_end
+            router, metrics, serving.rules, serving.access, serving.library, _logger(serving.log)
         )
         router.aliases.update(serving.library.aliases())
         first = _First(router, offers[0])
         router.start()
+        if serving.log is not None:
+            serving.log.start()
         watching = asyncio.ensure_future(proxy.watch())
         server = _server(build_app(proxy), serving)
         stop = asyncio.Event()
@@ -77,10 +82,22 @@ async def serve(
                 await asyncio.gather(besides, return_exceptions=True)
             await asyncio.gather(http, stopping, watcher, watching, return_exceptions=True)
             await router.stop()
+            if serving.log is not None:
+                serving.log.stop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         if stop.is_set() and not first.was_ready:
             raise KeyboardInterrupt
+
+
+def _logger(log: RequestLog | None) -> Callable[[Journey], None]:
+    """Return what notes the end of a request."""
+
+    def note(journey: Journey) -> None:
+        if log is not None:
+            log.note(row_of(journey, time.time()))
+
+    return note
 
 
 class _First:

@@ -6,12 +6,8 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from enginehouse.gateway.journey import Journey
+from enginehouse.edges.request_log import RequestLog
 from enginehouse.gateway.proxy import Access, Library, NoLibrary, Open, Rules
-
-
-def _no_note(journey: Journey) -> None:
-    """Take a request's end and keep nothing."""
 
 
 def _endless() -> int:
@@ -34,5 +30,5 @@ class Serving:
     access: Access = field(default_factory=Open)
     library: Library = field(default_factory=NoLibrary)
     tls: ssl.SSLContext | None = None
-    on_end: Callable[[Journey], None] = _no_note
+    log: RequestLog | None = None
     free_bytes: Callable[[], int] = _endless

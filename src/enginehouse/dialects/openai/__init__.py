@@ -108,8 +108,11 @@ class OpenAI:
         return Rendered(status, _dump(_error(report, status)))
 
     def render_stream_error(self, report: ErrorReport, status: int) -> bytes:
-        """Render an error within a stream, as the SDK reads it: an event with `error`."""
-        return b"data: " + _dump(_error(report, status)) + b"\n\n"
+        """Render an error within a stream, as the SDK reads it: an event with `error`.
+
+        The empty line ends what an engine left unfinished.
+        """
+        return b"\n\ndata: " + _dump(_error(report, status)) + b"\n\n"
 
     def keep_alive(self) -> bytes:
         """A comment, which every reader of events passes over."""
