@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import uuid
@@ -24,7 +25,7 @@ from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
 from enginehouse.gateway.gate import Gate
 from enginehouse.gateway.metrics import Metrics
-from enginehouse.gateway.proxy import Proxy, Rules
+from enginehouse.gateway.proxy import Access, Proxy, Rules
 from enginehouse.gateway.router import Limits, Offer, Router, Step
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.supervisor import ServerPlan, Supervisor
@@ -52,6 +53,11 @@ def fake_plan(folder: Path, *script: str, slots: int = 4, shared_slots: int = 0)
         shared_slots=shared_slots,
         probe_deadline_s=2.0,
     )
+
+
+def _with_context(plan: ServerPlan, context: int | None) -> ServerPlan:
+    """Return the plan of a server with another context, on an endpoint of its own."""
+    return plan if context is None else dataclasses.replace(plan, context_tokens=context)
 
 
 @dataclass
@@ -96,14 +102,33 @@ def serving(tmp_path: Path) -> Serving:
         rules: Rules | None = None,
         more: tuple[Offer, ...] = (),
         facts: ServedModel | None = None,
-        free_bytes: int = 1 << 62,
+        room_bytes: int = 1 << 62,
+        embeds: bool = False,
+        context: int = 0,
+        needed_bytes: int = 0,
+        pin: bool = False,
+        own_tools: bool = True,
+        access: Access | None = None,
+        limits: Limits | None = None,
     ) -> AsyncIterator[Served]:
         plan = fake_plan(tmp_path, *script, slots=slots, shared_slots=shared_slots)
+        plan = dataclasses.replace(plan, can_embed=embeds, context_tokens=context)
         leases = LeaseBook(tmp_path / "leases")
-        offer = Offer(facts or ServedModel("fake"), (Step("as chosen", lambda context: plan),))
-        limits = Limits(queue_limit, spare=0, free_bytes=lambda: free_bytes)
+        step = Step(
+            "as chosen", lambda wanted: _with_context(plan, wanted), needed_bytes, context
+        )  # fmt: skip
+        offer = Offer(
+            facts or ServedModel("fake"), (step,), tokens_api="llama-server",
+            has_own_tools=own_tools, is_pinned=pin,
+        )  # fmt: skip
+        limits = limits or Limits(
+            queue_limit,
+            spare=0,
+            free_bytes=lambda: room_bytes - needed_bytes * len(router.servers),
+        )
         router = Router((offer, *more), leases, limits)
-        proxy = Proxy(router, Metrics(router), rules or Rules(request_limit_bytes=1 << 20))
+        rules = rules or Rules(request_limit_bytes=1 << 20)
+        proxy = Proxy(router, Metrics(router), rules, access)
         _, server_of_fake = await router.find("fake")
         router.start()
         watching = asyncio.ensure_future(proxy.watch())

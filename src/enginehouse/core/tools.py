@@ -19,7 +19,9 @@ from enginehouse.core.chat import Completion, Delta, ToolCall
 CALL, CALLS, RESPONSE = "tool_call", "tool_calls", "response"
 MOST_CALLS = 8
 HEAD = re.compile(r'\s*\{\s*"(tool_calls?|response)"\s*:\s*')
-ESCAPE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$|\\(u[0-9a-fA-F]{0,3})?$")
+ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(\\(u[0-9a-fA-F]{0,3})?)?$|\\(u[0-9a-fA-F]{0,3})?$"
+)
 """What may stand at the end of a piece of a JSON string and only makes sense with what follows."""
 
 

@@ -535,7 +535,7 @@ class Proxy:
             await answer.chunk(chunk)
             journey.sending_since = 0.0
         if path in ENDS_WITH_DONE and b"[DONE]" not in tail[-64:]:
-            raise _broke_off(EOFError("its stream ended without [DONE]"), server)
+            raise _broke_off(EOFError("its stream ended too soon"), server)
         await answer.finish()
         journey.usage = _usage_of_events(tail)
 
