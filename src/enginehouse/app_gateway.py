@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from enginehouse.app_serve import names_in
 from enginehouse.core.binding import check_binding, is_loopback
-from enginehouse.core.catalog import plain_name
+from enginehouse.core.catalog import no_model, plain_name
 from enginehouse.core.errors import UserError
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
@@ -100,6 +100,7 @@ class HouseLibrary:
         if offer is None:
             raise UserError(
                 "model.no_engine", f"no installed engine can serve {model.name}",
+                evidence=("every engine that was found refused it",),
                 remedies=("enginehouse engines list",),
             )  # fmt: skip
         return offer
@@ -127,7 +128,7 @@ def spec_of(name: str) -> str:
         UserError: `model_not_found`, for what is no name.
     """
     if not NAME.fullmatch(name) or ".." in name:
-        raise UserError("model_not_found", f"model '{name[:100]}' not found")
+        raise no_model(name)
     for hub in HUBS:
         if name.startswith(hub):
             return "hf:" + name.removeprefix(hub).partition(":")[0]

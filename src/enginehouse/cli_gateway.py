@@ -47,7 +47,10 @@ def keys_create(
     seconds = parse_duration(expires) if expires else 0.0
     if seconds is None:
         raise UserError(
-            "keys.expires", f"--expires cannot be {expires}", remedies=("write 720h, or 30m",)
+            "keys.expires",
+            f"--expires cannot be {expires}",
+            evidence=("it is no duration",),
+            remedies=("write 720h, or 30m",),
         )
     wanted = ApiKey(
         "", name, "", "", scope, priority, rate or 0, tokens or 0,
@@ -116,7 +119,10 @@ def requests_list(call: Call, limit: int, model: str, since: str | None) -> None
 
     seconds = parse_duration(since) if since else 0.0
     if seconds is None:
-        raise UserError("requests.since", f"--since cannot be {since}", remedies=("write 1h",))
+        raise UserError(
+            "requests.since", f"--since cannot be {since}",
+            evidence=("it is no duration",), remedies=("write 1h",),
+        )  # fmt: skip
     rows = read_log(
         call.request_log_path(), limit, model, time.time() - seconds if seconds else 0.0
     )

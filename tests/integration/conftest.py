@@ -20,6 +20,7 @@ import uvicorn
 from enginehouse.core.catalog import Served as ServedModel
 from enginehouse.core.engine import Endpoint
 from enginehouse.edges.http import open_session
+from enginehouse.edges.http_guard import GuardedProtocol
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
@@ -135,7 +136,7 @@ def serving(tmp_path: Path) -> Serving:
         bound = bind_socket("127.0.0.1", 0)
         app = build_app(proxy)
         config = uvicorn.Config(
-            app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False
+            app, http=GuardedProtocol, lifespan="off", ws="none", log_config=None, access_log=False
         )
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)

@@ -301,10 +301,11 @@ def greeter(text: bytes) -> Iterator[str]:
 
 
 HTTP = b"HTTP/1.0 200 OK\r\n\r\n"
+HELLO = b"HTTP/1.0 200 OK\r\nServer: Enginehouse\r\n\r\n"
 HOLDERS = (
     ("a plain process", b"SSH-2.0-OpenSSH_9\r\n", ("python", "kill ")),
     ("Ollama", HTTP + b"Ollama is running", ("by Ollama", "systemctl stop ollama", "--port ")),
-    ("Enginehouse", HTTP + b"Enginehouse", ("another Enginehouse", "it serves already")),
+    ("Enginehouse", HELLO + b"Ollama is running", ("another Enginehouse", "it serves already")),
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from enginehouse.core.errors import UserError
+
 DEFAULT_TAG = ":latest"
 
 
@@ -48,6 +50,24 @@ def plain_name(name: str) -> str:
 def tagged_name(name: str) -> str:
     """Return a model's name with a tag, as Ollama's clients expect it in lists."""
     return name if ":" in name.rsplit("/", 1)[-1] else name + DEFAULT_TAG
+
+
+def no_model(name: str) -> UserError:
+    """Return the error for a name that means no model here."""
+    return UserError(
+        "model_not_found", f"model '{name[:100]}' not found",
+        evidence=("no model that is served here has this name or alias",),
+        remedies=("GET /v1/models lists the names", "enginehouse models add"),
+    )  # fmt: skip
+
+
+def no_embeddings(name: str) -> UserError:
+    """Return the error for vectors of a model that gives none."""
+    return UserError(
+        "request.embeddings.unsupported", f"{name} is no embedding model",
+        evidence=("its file does not declare a pooling type",),
+        remedies=("serve an embedding model beside it: serve.models",),
+    )  # fmt: skip
 
 
 def find_served(catalog: tuple[Served, ...], name: str) -> Served | None:

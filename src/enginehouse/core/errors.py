@@ -121,6 +121,12 @@ def render_error(report: ErrorReport) -> str:
     return "\n".join(lines)
 
 
+def error_text(report: ErrorReport) -> str:
+    """Return an error as the one line that an API client shows: what went wrong, the evidence."""
+    evidence = "; ".join(filter(None, report.evidence))
+    return f"{report.what} ({evidence})" if evidence else report.what
+
+
 def split_what(what: str) -> tuple[str, str]:
     """Split `<what went wrong>: <why>` (or `…; <why>`) before any quotation; why may be empty."""
     match = re.fullmatch(r"([^'\"`]+?)[:;] (.+)", what, re.DOTALL)

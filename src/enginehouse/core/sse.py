@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 
+def one_line(data: bytes) -> bytes:
+    """Return JSON whose strings have no character that a client may take for a line's end.
+
+    JSON leaves NEL, LS and PS as they are; Python's `str.splitlines`, with which httpx and so
+    Ollama's client reads lines, ends one at each, and a model's text could break the stream.
+    """
+    return (
+        data.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
+
+
 class EventSplitter:
     """Takes a stream's bytes as they come and gives the data of each event that is complete.
 

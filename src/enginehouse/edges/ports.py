@@ -110,7 +110,8 @@ def _greeting(host: str, port: int) -> str:
     connection = http.client.HTTPConnection(local, port, timeout=GREETING_LIMIT_S)
     try:
         connection.request("GET", "/")
-        text = connection.getresponse().read(200).decode(errors="replace")
+        answer = connection.getresponse()
+        text = answer.getheader("Server", "") + answer.read(200).decode(errors="replace")
     except (OSError, http.client.HTTPException):
         return ""
     finally:

@@ -19,7 +19,8 @@ def open_tls(certificate: str, key: str) -> ssl.SSLContext | None:
         missing = "gateway.tls_key" if certificate else "gateway.tls_certificate"
         raise UserError(
             "tls.incomplete",
-            f"{missing} is not set: a certificate and its key go together",
+            f"{missing} is not set",
+            evidence=("a certificate and its key go together",),
             remedies=(f"set {missing}", "unset both to serve without TLS"),
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

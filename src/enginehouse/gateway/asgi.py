@@ -22,6 +22,7 @@ from enginehouse.gateway.openapi import describe
 from enginehouse.gateway.proxy import Proxy
 
 log = logging.getLogger(__name__)
+NAME = "Enginehouse"
 LIVING = "Ollama is running"
 """What Ollama's clients look for at the root, word for word."""
 
@@ -48,7 +49,7 @@ def build_app(proxy: Proxy) -> Starlette:
         )
 
     async def root(request: Request) -> Response:
-        return Response(LIVING, media_type="text/plain")
+        return Response(LIVING, headers={"Server": NAME}, media_type="text/plain")
 
     async def openapi(request: Request) -> Response:
         return Response(json.dumps(describe(tuple(dialects.values()))),

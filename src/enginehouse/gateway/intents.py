@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from enginehouse.core.catalog import no_embeddings
 from enginehouse.core.chat import Moment
 from enginehouse.core.dialect import (
     Ask,
@@ -21,7 +22,7 @@ from enginehouse.core.dialect import (
     Show,
     Tokenize,
 )
-from enginehouse.core.errors import EnginehouseError, UserError
+from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.tools import ToolReader, has_tools, tell_tools
 from enginehouse.gateway.answer import Answer
@@ -104,10 +105,7 @@ class _Turn:
         """Send the request to the engine and its answer back."""
         ask, proxy = self._ask, self._proxy
         if ask.upstream_path == EMBEDDINGS and not server.plan.can_embed:
-            raise UserError(
-                "request.embeddings.unsupported",
-                f"{offer.served.name} does not declare a pooling type: it is no embedding model",
-            )
+            raise no_embeddings(offer.served.name)
         told, self._reader = ask.body, None
         if not offer.has_own_tools and has_tools(ask.body):
             told, is_own_form = tell_tools(ask.body)

@@ -15,7 +15,8 @@ import aiohttp
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.catalog import plain_name
+from enginehouse.core.body import DEEPEST, not_json, read_object
+from enginehouse.core.catalog import no_embeddings, no_model, plain_name
 from enginehouse.core.chat import Usage
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
@@ -137,7 +138,7 @@ class NoLibrary:
 
     async def fetch(self, name: str, on_progress: Callable[[str, str, int, int], None]) -> Offer:
         """Refuse."""
-        raise UserError("model_not_found", f"model '{name[:100]}' not found")
+        raise no_model(name)
 
     async def forget(self, name: str) -> None:
         """Do nothing."""
@@ -299,14 +300,7 @@ class Proxy:
     ) -> str:  # fmt: skip
         if route.method == "GET":
             return await self._fetch(dialect, route, answer, journey)
-        try:
-            peek = _PEEK.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-            report = ErrorReport(
-                "request.not_json", "the body is not the JSON it should be", (str(problem),),
-                turn="user",
-            )  # fmt: skip
-            raise RequestError(report, 400) from problem
+        peek = _peek(body)
         if len(peek.tools) > 4 and route.operation == "chat":
             asked = self.router.offer(peek.model or "")
             if asked is not None and not asked.has_own_tools:
@@ -336,7 +330,7 @@ class Proxy:
             peek.num_ctx is None and peek.keep_alive is None
         ):
             return body
-        fields = json.loads(body)
+        fields = read_object(body)
         fields.pop("num_ctx", None)
         fields.pop("keep_alive", None)
         if "model" in fields:
@@ -423,7 +417,8 @@ class Proxy:
                 if time.monotonic() > ends:
                     raise MachineError(
                         "model.load_timeout",
-                        f"{model} was not loaded within {limit_s:g} s",
+                        f"{model} was not loaded in time",
+                        evidence=(f"serve.load_wait is {limit_s:g} s",),
                         remedies=("ask again later", "raise serve.load_wait"),
                     )
                 await asyncio.wait({task}, timeout=min(KEEP_ALIVE_S, limit_s))
@@ -551,6 +546,25 @@ class Proxy:
             return await server.fresh.post(path, data=_payload(body), headers=JSON_HEADERS)
 
 
+def _peek(body: bytes) -> _Peek:
+    """Read what the gateway looks at; the rest must be text, and no deeper than may be read.
+
+    Raises:
+        UserError: `request.not_json`.
+    """
+    try:
+        peek = _PEEK.decode(body)
+        if not body.isascii():
+            body.decode("utf-8")
+    except RecursionError as problem:
+        raise not_json("it is nested too deeply") from problem
+    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise not_json(str(problem)) from problem
+    if body.count(b"[") + body.count(b"{") > DEEPEST:
+        read_object(body)
+    return peek
+
+
 def _payload(body: bytes) -> bytes | io.BytesIO:
     """Wrap a large body so that aiohttp sends it in parts and does not block the loop."""
     return body if len(body) <= 1 << 20 else io.BytesIO(body)
@@ -574,16 +588,15 @@ def _check_route(route: Route, offer: Offer, server: Server) -> None:
     if route.engines and server.plan.engine not in route.engines:
         raise _not_there(route, server.plan.engine)
     if route.operation in ("embeddings", "embed") and not server.plan.can_embed:
-        raise UserError(
-            "request.embeddings.unsupported",
-            f"{offer.served.name} does not declare a pooling type: it is no embedding model",
-        )
+        raise no_embeddings(offer.served.name)
 
 
 def _not_there(route: Route, engine: str) -> UserError:
     return UserError(
         "request.no_route",
-        f"{route.path} is a route of {', '.join(route.engines)}; the engine here is {engine}",
+        f"{route.path} is a route of {', '.join(route.engines)}",
+        evidence=(f"the engine here is {engine}",),
+        remedies=("GET /openapi.json lists the routes",),
     )
 
 

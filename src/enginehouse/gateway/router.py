@@ -235,8 +235,8 @@ class Router:
             if time.monotonic() > ends:
                 raise MachineError(
                     "memory.no_room",
-                    f"no room for {offer.served.name} within {self.limits.load_wait_s:g} s: "
-                    "the models that could make room are answering requests",
+                    f"no room for {offer.served.name} within {self.limits.load_wait_s:g} s",
+                    evidence=("the models that could make room are answering requests",),
                     remedies=("ask again later", "pin fewer models"),
                 )
             await asyncio.sleep(0.2)
@@ -269,7 +269,8 @@ class Router:
         if decision.room is Room.REFUSE:
             raise MachineError(
                 "memory.no_room",
-                f"{offer.served.name} cannot be loaded: {decision.reason}",
+                f"{offer.served.name} cannot be loaded",
+                evidence=(decision.reason,),
                 remedies=("pin fewer models", "lower trials.memory_reserve", "enginehouse fit"),
             )
         for name in decision.evict:

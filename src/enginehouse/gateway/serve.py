@@ -14,6 +14,7 @@ import uvicorn
 
 from enginehouse.core.errors import EngineError, EnginehouseError
 from enginehouse.core.lifecycle import State
+from enginehouse.edges.http_guard import GuardedProtocol
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.edges.request_log import RequestLog
@@ -166,13 +167,14 @@ async def _run_beside(
 def _server(app: object, serving: Serving) -> uvicorn.Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=GuardedProtocol,
         loop="asyncio",
         lifespan="off",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         timeout_graceful_shutdown=max(1, int(serving.drain_deadline_s)),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from enginehouse.core.body import invalid
 from enginehouse.core.errors import EngineError, UserError
 from enginehouse.gateway.server import Server
 
@@ -32,9 +33,14 @@ async def _prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list
     if api == VLLM:
         asked = {"model": server.plan.model_name, **chat}
         return list((await _ask(server, "/tokenize", asked))["tokens"])
-    raise EngineError(
-        "engine.no_tokenizer", f"{server.plan.engine} does not tell the tokens of a prompt"
-    )
+    raise _no_tokenizer(server)
+
+
+def _no_tokenizer(server: Server) -> EngineError:
+    return EngineError(
+        "engine.no_tokenizer", f"{server.plan.engine} does not tell the tokens of a prompt",
+        evidence=("it has no route for them",), remedies=("serve the model by llama.cpp or vLLM",),
+    )  # fmt: skip
 
 
 async def tokenize(server: Server, api: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +50,7 @@ async def tokenize(server: Server, api: str, fields: dict[str, Any]) -> dict[str
     else:
         text = fields.get("content", fields.get("prompt"))
         if not isinstance(text, str):
-            raise UserError("request.invalid", "content must be a string")
+            raise invalid("content", "a string", text)
         special = bool(fields.get("add_special", fields.get("add_special_tokens", False)))
         if api == LLAMA:
             rest = {k: v for k, v in fields.items() if k not in ("model", "prompt")}
@@ -56,7 +62,7 @@ async def tokenize(server: Server, api: str, fields: dict[str, Any]) -> dict[str
             }  # fmt: skip
             tokens = (await _ask(server, "/tokenize", asked))["tokens"]
         else:
-            raise EngineError("engine.no_tokenizer", f"{server.plan.engine} does not tell tokens")
+            raise _no_tokenizer(server)
     return {
         "tokens": tokens, "count": len(tokens), "max_model_len": server.plan.context_tokens
     }  # fmt: skip
@@ -66,7 +72,7 @@ async def detokenize(server: Server, api: str, fields: dict[str, Any]) -> dict[s
     """Return the text of tokens, under both engines' names."""
     tokens = fields.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(t, int) for t in tokens):
-        raise UserError("request.invalid", "tokens must be an array of whole numbers")
+        raise invalid("tokens", "an array of whole numbers", tokens)
     asked: dict[str, Any] = {"tokens": tokens}
     if api == VLLM:
         asked["model"] = server.plan.model_name

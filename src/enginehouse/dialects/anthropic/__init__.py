@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from enginehouse.core.body import bool_of, read_object, text_of
+from enginehouse.core.body import bool_of, missing, read_object, text_of
 from enginehouse.core.catalog import Served
 from enginehouse.core.dialect import (
     Ask,
@@ -17,7 +17,7 @@ from enginehouse.core.dialect import (
     Route,
     RouteKind,
 )
-from enginehouse.core.errors import ErrorReport, UserError
+from enginehouse.core.errors import ErrorReport, error_text
 from enginehouse.dialects.anthropic.request import read_request
 from enginehouse.dialects.anthropic.voice import MessageVoice, event
 
@@ -48,12 +48,12 @@ class Anthropic:
         fields = read_object(received.body)
         model = text_of(fields, "model")
         if not model:
-            raise UserError("request.invalid", "model: field required")
+            raise missing("model", "the name of a model that is served")
         if route.operation == "count_tokens":
             body, _ = read_request(fields)
             return Count(model, body, _render_count)
         if "max_tokens" not in fields:
-            raise UserError("request.invalid", "max_tokens: field required")
+            raise missing("max_tokens", "how many tokens the answer may have")
         body, notes = read_request(fields)
         voice = MessageVoice(model, f"msg_{received.request_id}")
         is_stream = bool_of(fields, "stream", False)
@@ -78,13 +78,12 @@ def _render_count(tokens: int) -> Rendered:
 
 
 def _error(report: ErrorReport, status: int) -> dict[str, Any]:
-    text = report.what
-    if report.evidence:
-        text += f" ({'; '.join(report.evidence)})"
-    error = {
-        "type": TYPES.get(status, "api_error"), "message": text, "code": report.id,
+    error: dict[str, Any] = {
+        "type": TYPES.get(status, "api_error"), "message": error_text(report), "code": report.id,
         "from": report.turn,
     }  # fmt: skip
+    if report.remedies:
+        error["remedies"] = report.remedies
     return {"type": "error", "error": error}
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 from enginehouse.core.body import (
     bool_of,
+    image_url,
     invalid,
     list_of,
+    missing,
     number_of,
     object_of,
     objects_of,
     text_of,
+    unknown,
 )
-from enginehouse.core.errors import UserError
 
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
@@ -61,17 +63,18 @@ def _read_system(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "system", "content": "\n\n".join(texts)}]
 
 
+BLOCKS = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
+
+
 def _read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     messages = objects_of(fields, "messages")
     if not messages:
-        raise UserError("request.invalid", "messages: at least one message is required")
+        raise missing("messages", "at least one message")
     shown: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
         role = text_of(message, "role")
         if role not in ("user", "assistant", "system"):
-            raise UserError(
-                "request.invalid", f"messages[{position}].role must be user or assistant"
-            )
+            raise unknown(f"messages[{position}].role", role, ("user", "assistant"))
         content = message.get("content")
         if isinstance(content, str):
             shown.append({"role": role, "content": content})
@@ -100,10 +103,7 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
         elif kind == "thinking":
             thoughts.append(text_of(block, "thinking"))
         elif kind != "redacted_thinking":
-            raise UserError(
-                "request.invalid",
-                f"messages[{position}]: a block of type {kind!r} is not supported",
-            )
+            raise unknown(f"messages[{position}]: a block of type", kind, BLOCKS)
     if not (parts or calls or thoughts):
         return results
     message: dict[str, Any] = {"role": role, "content": _joined(parts)}
@@ -127,10 +127,7 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
     if text_of(source, "type") == "base64":
         url = f"data:{text_of(source, 'media_type')};base64,{text_of(source, 'data')}"
     if not url.startswith("data:"):
-        raise UserError(
-            "request.image_url",
-            "an image must be sent as base64: nothing is fetched from the network",
-        )
+        raise image_url("base64")
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -171,7 +168,7 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
     elif kind in ("auto", "any", "none"):
         body["tool_choice"] = {"any": "required"}.get(kind, kind)
     else:
-        raise UserError("request.invalid", f"tool_choice.type {kind!r} is not known")
+        raise unknown("tool_choice.type", kind, ("auto", "any", "tool", "none"))
     if bool_of(choice, "disable_parallel_tool_use", False):
         body["parallel_tool_calls"] = False
     return notes

@@ -17,6 +17,7 @@ from enginehouse.core.chat import (
     ToolCall,
     Usage,
 )
+from enginehouse.core.sse import one_line
 
 _ENCODE = msgspec.json.Encoder().encode
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -24,7 +25,8 @@ REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 def event(kind: str, fields: dict[str, Any]) -> bytes:
     """Return one event of a stream."""
-    return b"event: %s\ndata: %s\n\n" % (kind.encode(), _ENCODE({"type": kind, **fields}))
+    data = one_line(_ENCODE({"type": kind, **fields}))
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), data)
 
 
 @dataclass

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enginehouse.core.body import bool_of, invalid, list_of, number_of, read_object, text_of
-from enginehouse.core.catalog import Served, find_served
+from enginehouse.core.body import (
+    bool_of,
+    invalid,
+    list_of,
+    missing,
+    number_of,
+    read_object,
+    text_of,
+)
+from enginehouse.core.catalog import Served, find_served, no_model
 from enginehouse.core.dialect import (
     Ask,
     Copy,
@@ -22,7 +30,7 @@ from enginehouse.core.dialect import (
     RouteKind,
     Show,
 )
-from enginehouse.core.errors import ErrorReport, UserError
+from enginehouse.core.errors import ErrorReport, UserError, error_text
 from enginehouse.dialects.ollama.catalog import show_model, show_running, show_tags
 from enginehouse.dialects.ollama.request import (
     CHAT_FIELDS,
@@ -84,6 +92,7 @@ class Ollama:
             raise UserError(
                 "request.not_supported",
                 f"{route.path} is not supported by Enginehouse",
+                evidence=("models are not made, sent away or uploaded here",),
                 remedies=("make models with their own tools; add files: enginehouse models add",),
             )
         return _read_model_route(route.operation, read_object(received.body), catalog)
@@ -108,7 +117,7 @@ def _read_model_route(
     if operation == "copy":
         return Copy(_required(fields, "source"), _required(fields, "destination"))
     if not model:
-        raise UserError("request.invalid", "model is required")
+        raise missing("model", "the name of a model that is served")
     if operation == "pull":
         return Pull(model, bool_of(fields, "stream", True), PullLines())
     if operation == "delete":
@@ -148,7 +157,10 @@ def _read_generate(fields: Mapping[str, Any], model: str, catalog: tuple[Served,
     if not prompt and not images:
         return Load(model, keep_alive_s, voice)
     if text_of(fields, "suffix"):
-        raise UserError("request.insert", f"{model} does not support insert")
+        raise UserError(
+            "request.insert", f"{model} does not support insert",
+            evidence=("suffix is given",), remedies=("leave suffix out",),
+        )  # fmt: skip
     _check_thinking(fields, model, catalog)
     options, notes, context = read_options(fields)
     body = {**options, **read_shape(fields)}
@@ -189,28 +201,31 @@ def _check_thinking(fields: Mapping[str, Any], model: str, catalog: tuple[Served
     """Refuse `think` for a model that cannot, as Ollama does; clients show this text."""
     served = find_served(catalog, model)
     if fields.get("think") and served and "thinking" not in served.capabilities:
-        raise UserError("request.think", f'"{model}" does not support thinking')
+        raise UserError(
+            "request.think", f'"{model}" does not support thinking',
+            evidence=("its chat template has no place for thoughts",),
+            remedies=("leave think out",),
+        )  # fmt: skip
 
 
 def _require(catalog: tuple[Served, ...], model: str) -> Served:
     served = find_served(catalog, model)
     if served is None:
-        raise UserError("model_not_found", f"model '{model[:100]}' not found")
+        raise no_model(model)
     return served
 
 
 def _required(fields: Mapping[str, Any], name: str) -> str:
     value = text_of(fields, name)
     if not value:
-        raise UserError("request.invalid", f"{name} is required")
+        raise missing(name, "a name")
     return value
 
 
-def _error(report: ErrorReport) -> dict[str, str]:
-    text = report.what
-    if report.evidence:
-        text += f" ({'; '.join(report.evidence)})"
-    return {"error": text, "code": report.id, "from": report.turn}
+def _error(report: ErrorReport) -> dict[str, str | tuple[str, ...]]:
+    shown: dict[str, str | tuple[str, ...]] = {"error": error_text(report), "code": report.id}
+    shown["from"] = report.turn
+    return {**shown, "remedies": report.remedies} if report.remedies else shown
 
 
 def _show(value: object) -> Show:

@@ -12,7 +12,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from enginehouse.core.body import bool_of, invalid, number_of, object_of, objects_of, text_of
+from enginehouse.core.body import (
+    INVALID,
+    bool_of,
+    invalid,
+    missing,
+    number_of,
+    object_of,
+    objects_of,
+    text_of,
+)
 from enginehouse.core.errors import UserError
 from enginehouse.core.settings import DURATION_UNITS
 
@@ -45,20 +54,28 @@ IMAGE_KINDS = (
 )  # fmt: skip
 
 
+FOR_EVER_S = 100 * 365 * 86400.0
+
+
 def read_keep_alive(fields: Mapping[str, Any]) -> float | None:
     """Return `keep_alive` in seconds: negative for ever, 0 unloads, None where nothing is said."""
     value = fields.get("keep_alive")
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _bounded(value)
     if isinstance(value, str):
         text = value.strip().lower()
         sign = -1.0 if text.startswith("-") else 1.0
         seconds = _go_duration(text.lstrip("+-"))
         if seconds is not None:
-            return sign * seconds
+            return _bounded(sign * seconds)
     raise invalid("keep_alive", "seconds or a duration such as 5m", value)
+
+
+def _bounded(seconds: float) -> float:
+    """A century or more is for ever, whatever the number."""
+    return float(seconds) if -1.0 < seconds < FOR_EVER_S else -1.0
 
 
 def _go_duration(text: str) -> float | None:
@@ -136,7 +153,7 @@ def read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     for position, message in enumerate(objects_of(fields, "messages")):
         role = text_of(message, "role")
         if not role:
-            raise UserError("request.invalid", f"messages[{position}] has no role")
+            raise missing(f"messages[{position}].role", "user, assistant, system or tool")
         shown: dict[str, Any] = {"role": role, "content": text_of(message, "content")}
         images = message.get("images") or []
         if images:
@@ -185,7 +202,10 @@ def content_with_images(text: str, images: object) -> list[dict[str, Any]]:
         try:
             head = base64.b64decode(data[:16], validate=True)
         except (binascii.Error, ValueError) as problem:
-            raise UserError("request.invalid", f"an image is no base64: {problem}") from problem
+            raise UserError(
+                INVALID, "an image is no base64",
+                evidence=(str(problem),), remedies=("send the file's bytes in base64",),
+            ) from problem  # fmt: skip
         kind = next((kind for magic, kind in IMAGE_KINDS if head.startswith(magic)), "image/png")
         url = f"data:{kind};base64,{data}"
         parts.append({"type": "image_url", "image_url": {"url": url}})

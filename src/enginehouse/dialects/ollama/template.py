@@ -59,6 +59,7 @@ def _act(words: str, values: Mapping[str, str], shown: list[str], is_on: list[bo
 def _refusal(why: str) -> UserError:
     return UserError(
         "request.template",
-        f"the request's own template cannot be rendered: {why}",
+        "the request's own template cannot be rendered",
+        evidence=(why,),
         remedies=("send the finished prompt with raw: true",),
     )

@@ -13,6 +13,7 @@ import msgspec
 from enginehouse.core.chat import Collector, Completion, Delta, Embeddings, Moment, ToolCall
 from enginehouse.core.dialect import Rendered
 from enginehouse.core.errors import ErrorReport
+from enginehouse.core.sse import one_line
 
 NDJSON = "application/x-ndjson"
 _ENCODE = msgspec.json.Encoder().encode
@@ -26,7 +27,7 @@ def stamp(at: float) -> str:
 
 def line(value: object) -> bytes:
     """Return one line of a stream."""
-    return _ENCODE(value) + b"\n"
+    return one_line(_ENCODE(value)) + b"\n"
 
 
 def nanoseconds(seconds: float) -> int:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from enginehouse.core.body import bool_of, number_of, object_of, objects_of, read_object, text_of
-from enginehouse.core.catalog import Served, find_served
+from enginehouse.core.catalog import Served, find_served, no_model
 from enginehouse.core.dialect import (
     Ask,
     Count,
@@ -20,7 +20,7 @@ from enginehouse.core.dialect import (
     Show,
     Tokenize,
 )
-from enginehouse.core.errors import ErrorReport, UserError
+from enginehouse.core.errors import ErrorReport, error_text
 from enginehouse.dialects.openai.chat_voice import CompletionVoice
 from enginehouse.dialects.openai.responses import read_request
 from enginehouse.dialects.openai.responses_voice import ResponseVoice
@@ -86,7 +86,7 @@ class OpenAI:
             wanted = received.path_params["model"]
             served = find_served(catalog, wanted)
             if served is None:
-                raise UserError("model_not_found", f"model '{wanted[:100]}' not found")
+                raise no_model(wanted)
             return _show(_model(served))
         fields = read_object(received.body)
         model = text_of(fields, "model")
@@ -176,12 +176,12 @@ def _render_count(tokens: int) -> Rendered:
 def _error(report: ErrorReport, status: int) -> dict[str, object]:
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if 400 <= status < 500 else "server_error")
-    message = report.what
-    if report.evidence:
-        message += f" ({'; '.join(report.evidence)})"
     error: dict[str, Any] = {
-        "message": message, "type": kind, "param": None, "code": report.id, "from": report.turn,
+        "message": error_text(report), "type": kind, "param": None,
+        "code": report.id, "from": report.turn,
     }  # fmt: skip
+    if report.remedies:
+        error["remedies"] = report.remedies
     return {"error": error}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from enginehouse.core.chat import Completion, Delta, Embeddings, Moment, ToolCall, Usage
+from enginehouse.core.sse import one_line
 
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -51,7 +52,7 @@ class CompletionVoice:
         if self.shows_usage and self._usage is not None:
             body = {**self._head("chat.completion.chunk"), "choices": [],
                     "usage": _usage(self._usage)}  # fmt: skip
-            shown = b"data: " + _ENCODE(body) + b"\n\n"
+            shown = b"data: " + one_line(_ENCODE(body)) + b"\n\n"
         return shown + b"data: [DONE]\n\n"
 
     def keep_alive(self, moment: Moment) -> bytes:
@@ -81,7 +82,7 @@ class CompletionVoice:
     def _chunk(self, delta: dict[str, Any], finish: str | None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         body = {**self._head("chat.completion.chunk"), "choices": [choice]}
-        return b"data: " + _ENCODE(body) + b"\n\n"
+        return b"data: " + one_line(_ENCODE(body)) + b"\n\n"
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

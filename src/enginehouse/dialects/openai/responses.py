@@ -7,11 +7,13 @@ from typing import Any
 
 from enginehouse.core.body import (
     bool_of,
+    image_url,
     invalid,
     number_of,
     object_of,
     objects_of,
     text_of,
+    unknown,
 )
 from enginehouse.core.errors import UserError
 
@@ -24,16 +26,24 @@ READ_FIELDS = frozenset(
 )  # fmt: skip
 
 
+ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+PARTS = ("input_text", "output_text", "refusal", "input_image")
+
+
 def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the internal request and notes on what is not honoured."""
     if fields.get("previous_response_id") or fields.get("conversation"):
         raise UserError(
             "request.stateful",
-            "earlier responses are not stored: previous_response_id and conversation mean nothing",
+            "earlier responses are not stored",
+            evidence=("previous_response_id and conversation mean nothing here",),
             remedies=("send the whole conversation as input",),
         )
     if bool_of(fields, "background", False):
-        raise UserError("request.stateful", "background responses are not supported")
+        raise UserError(
+            "request.stateful", "background responses are not supported",
+            evidence=("background: true",), remedies=("ask for a stream",),
+        )  # fmt: skip
     notes: list[str] = []
     instructions = text_of(fields, "instructions")
     messages = [{"role": "system", "content": instructions}] if instructions else []
@@ -77,9 +87,7 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
         elif kind == "reasoning":
             notes.append("reasoning items of earlier turns are left out")
         else:
-            raise UserError(
-                "request.invalid", f"input[{position}]: items of type {kind!r} are not supported"
-            )
+            raise unknown(f"input[{position}]: an item of type", kind, ITEMS)
     return messages
 
 
@@ -97,15 +105,10 @@ def _content(item: Mapping[str, Any], position: int) -> object:
         elif kind == "input_image":
             url = text_of(part, "image_url")
             if not url.startswith("data:"):
-                raise UserError(
-                    "request.image_url",
-                    "an image must be sent as a data URL: nothing is fetched from the network",
-                )
+                raise image_url("a data URL")
             parts.append({"type": "image_url", "image_url": {"url": url}})
         else:
-            raise UserError(
-                "request.invalid", f"input[{position}]: parts of type {kind!r} are not supported"
-            )
+            raise unknown(f"input[{position}]: a part of type", kind, PARTS)
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
@@ -161,4 +164,4 @@ def _read_format(text: Mapping[str, Any], body: dict[str, Any]) -> None:
     elif kind == "json_object":
         body["response_format"] = {"type": "json_object"}
     elif kind != "text":
-        raise UserError("request.invalid", f"text.format.type {kind!r} is not known")
+        raise unknown("text.format.type", kind, ("text", "json_object", "json_schema"))

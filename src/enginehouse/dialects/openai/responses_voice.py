@@ -17,6 +17,7 @@ from enginehouse.core.chat import (
     ToolCall,
     Usage,
 )
+from enginehouse.core.sse import one_line
 
 _ENCODE = msgspec.json.Encoder().encode
 ECHOED: dict[str, Any] = {
@@ -119,7 +120,7 @@ class ResponseVoice:
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
         self._sequence += 1
         data = _ENCODE({"type": kind, "sequence_number": self._sequence, **fields})
-        return b"event: %s\ndata: %s\n\n" % (kind.encode(), data)
+        return b"event: %s\ndata: %s\n\n" % (kind.encode(), one_line(data))
 
     def _part(self, kind: str, fields: dict[str, Any]) -> bytes:
         place: dict[str, Any] = {"item_id": self._item_id(), "output_index": self._index}
