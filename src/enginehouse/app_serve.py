@@ -146,6 +146,7 @@ class OfferMaker:
             slots=int(candidate.get("slots") or 1),
             scratch=scratch,
             shared_slots=engine.shared_slots(candidate),
+            most_choices=engine.most_choices(candidate),
             prefix_limit_bytes=settings.bytes("serve.prefix_limit"),
             can_embed=model.can_embed,
             context_tokens=int(candidate.get("context") or 0),

@@ -160,6 +160,9 @@ class Engine(Protocol):
     def ready_path(self) -> str:
         """Path that answers 200 once the model is loaded."""
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """Return the most choices (`n`) that one request may ask for; 0 for no limit."""
+
     def argv(self, launch: Launch) -> tuple[str, ...]:
         """Build the whole argv, in the engine's own flag spelling."""
 

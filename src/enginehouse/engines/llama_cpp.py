@@ -145,6 +145,10 @@ class LlamaCpp:
             )
         return None
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """One a slot; a request that is given its slot has just that."""
+        return 1 if self.shared_slots(candidate) else _integer(candidate, "slots", 1)
+
     def shared_slots(self, candidate: Candidate) -> int:
         """Return the slots when prefix sharing is on; one slot has nobody to share with."""
         slots = _integer(candidate, "slots", 1)

@@ -162,6 +162,10 @@ class Ollama:
             )
         return None
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """One: it passes `n` over in silence."""
+        return 1
+
     def shared_slots(self, candidate: Candidate) -> int:
         """None: Ollama does not pass its child's slots on."""
         return 0

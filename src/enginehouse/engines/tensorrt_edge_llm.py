@@ -132,6 +132,10 @@ class TensorRtEdgeLlm:
             return Refusal("config.invalid_value", f"input_tokens {tokens} exceeds the context")
         return None
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """One, since no other number is documented."""
+        return 1
+
     def shared_slots(self, candidate: Candidate) -> int:
         """None: it has no slots to copy between."""
         return 0

@@ -114,6 +114,10 @@ class TensorRtLlm:
             return Refusal("config.invalid_value", "kv_fraction lies between 0 and 1")
         return None
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """As many as are asked for."""
+        return 0
+
     def shared_slots(self, candidate: Candidate) -> int:
         """None: it shares blocks of the KV cache between requests by itself."""
         return 0

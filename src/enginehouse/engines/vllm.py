@@ -208,6 +208,10 @@ class Vllm:
             )
         return None
 
+    def most_choices(self, candidate: Candidate) -> int:
+        """As many as are asked for."""
+        return 0
+
     def shared_slots(self, candidate: Candidate) -> int:
         """None: vLLM shares prefixes between its requests by itself."""
         return 0

@@ -23,6 +23,7 @@ from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError,
 from enginehouse.core.lifecycle import State
 from enginehouse.core.statuses import RETRY_AFTER_S, status_of
 from enginehouse.gateway.answer import Answer, RequestError, read_body, request_id_of, wait_gone
+from enginehouse.gateway.choices import answer_several
 from enginehouse.gateway.gate import Caller, RejectedError
 from enginehouse.gateway.intents import INTENTS
 from enginehouse.gateway.journey import Journey
@@ -30,7 +31,7 @@ from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.router import Offer, Router
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.tokens import shorten
-from enginehouse.gateway.upstream import UpstreamError, error_of_body
+from enginehouse.gateway.upstream import UpstreamError, broke_off, error_of_body, name_error
 
 DEAD_CONNECTION = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 """What a kept-alive connection raises that the engine had closed before any byte of an answer."""
@@ -52,6 +53,7 @@ class _Peek(msgspec.Struct):
     stream: bool | None = None
     num_ctx: int | None = None
     keep_alive: float | str | None = None
+    n: int | None = None
     tools: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -314,9 +316,12 @@ class Proxy:
 
         async def attempt(offer: Offer, server: Server) -> None:
             sent = self._named(body, peek, server)
-            await self._attempt(
-                offer, server, route.upstream_path, sent, is_stream, answer, journey
-            )
+            path = route.upstream_path
+            if 0 < server.plan.most_choices < (peek.n or 1):
+                fields = read_object(sent)
+                await answer_several(self, server, path, fields, peek.n or 1, answer, journey)
+                return
+            await self._attempt(dialect, offer, server, path, sent, is_stream, answer, journey)
 
         return await self.with_server(
             peek.model or "", peek.num_ctx, route, attempt, answer, journey,
@@ -380,7 +385,7 @@ class Proxy:
             except (aiohttp.ClientError, OSError) as problem:
                 is_dead = isinstance(problem, DEAD_CONNECTION)
                 if not first or journey.chunks or answer.has_started or not is_dead:
-                    raise _broke_off(problem, server) from problem
+                    raise broke_off(problem, server.supervisor.reason) from problem
             finally:
                 server.leave(journey.caller)
             first = False
@@ -456,8 +461,8 @@ class Proxy:
         return served, server
 
     async def _attempt(
-        self, offer: Offer, server: Server, path: str, body: bytes, is_stream: bool,
-        answer: Answer, journey: Journey,
+        self, dialect: Dialect, offer: Offer, server: Server, path: str, body: bytes,
+        is_stream: bool, answer: Answer, journey: Journey,
     ) -> None:  # fmt: skip
         async with self.seat(server, path, body) as seated:
             upstream = await self.post(server, path, seated)
@@ -466,7 +471,7 @@ class Proxy:
                     offer, server, path, body, upstream, answer, journey
                 )
             async with upstream:
-                await self._relay(server, path, upstream, is_stream, answer, journey)
+                await self._relay(dialect, server, path, upstream, is_stream, answer, journey)
         if upstream.status == 200:
             server.supervisor.note_served(path, body)
 
@@ -504,8 +509,8 @@ class Proxy:
         return keeper.seat(path, body) if keeper else nullcontext(body)
 
     async def _relay(
-        self, server: Server, path: str, upstream: aiohttp.ClientResponse, is_stream: bool,
-        answer: Answer, journey: Journey,
+        self, dialect: Dialect, server: Server, path: str, upstream: aiohttp.ClientResponse,
+        is_stream: bool, answer: Answer, journey: Journey,
     ) -> None:  # fmt: skip
         """Pass the answer on: a stream as its bytes come, anything else whole."""
         kind = upstream.headers.get("Content-Type", "application/json").encode()
@@ -513,6 +518,12 @@ class Proxy:
             whole = await upstream.read()
             if answer.has_started:  # only kept patient so far: the error goes into the stream
                 raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
+            if upstream.status >= 400:
+                report = error_of_body(whole, upstream.status)
+                journey.error_id = report.id
+                answer.note(b"x-enginehouse-error", (report.id,))
+                whole = name_error(dialect.render_error(report, upstream.status), whole)
+                kind = b"application/json"
             journey.usage = _usage_of(whole)
             journey.first_byte_s = journey.total_s
             await answer.whole(upstream.status, whole, kind)
@@ -530,7 +541,7 @@ class Proxy:
             await answer.chunk(chunk)
             journey.sending_since = 0.0
         if path in ENDS_WITH_DONE and b"[DONE]" not in tail[-64:]:
-            raise _broke_off(EOFError("its stream ended too soon"), server)
+            raise broke_off(EOFError("its stream ended too soon"), server.supervisor.reason)
         await answer.finish()
         journey.usage = _usage_of_events(tail)
 
@@ -568,15 +579,6 @@ def _peek(body: bytes) -> _Peek:
 def _payload(body: bytes) -> bytes | io.BytesIO:
     """Wrap a large body so that aiohttp sends it in parts and does not block the loop."""
     return body if len(body) <= 1 << 20 else io.BytesIO(body)
-
-
-def _broke_off(problem: BaseException, server: Server) -> EnginehouseError:
-    return EnginehouseError(
-        "engine.broke_off",
-        "the engine broke off while it answered",
-        evidence=(f"{type(problem).__name__}: {problem}", server.supervisor.reason),
-        remedies=("send the request again",),
-    )
 
 
 def _check_route(route: Route, offer: Offer, server: Server) -> None:

@@ -46,6 +46,7 @@ class ServerPlan:
     calls: tuple[Call, ...] = ()
     stop_signal: str = "SIGTERM"
     shared_slots: int = 0
+    most_choices: int = 0
     prefix_limit_bytes: int = 512 << 20
     can_embed: bool = False
     context_tokens: int = 0

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from enginehouse.core.chat import Completion, Delta, Embeddings, Timings, ToolCall, Usage
-from enginehouse.core.errors import ErrorReport
+from enginehouse.core.dialect import Rendered
+from enginehouse.core.errors import EnginehouseError, ErrorReport
 
 DONE = b"[DONE]"
 
@@ -148,6 +149,16 @@ def read_error(error: object) -> ErrorReport:
     return ErrorReport("engine.error", str(error), turn="engine")
 
 
+def broke_off(problem: BaseException, reason: str) -> EnginehouseError:
+    """Return the error for an engine that broke off; `reason` is what its owner knows of it."""
+    return EnginehouseError(
+        "engine.broke_off",
+        "the engine broke off while it answered",
+        evidence=(f"{type(problem).__name__}: {problem}", reason),
+        remedies=("send the request again",),
+    )
+
+
 def context_report(message: str) -> ErrorReport:
     """Report a prompt that is longer than the context."""
     return ErrorReport(
@@ -173,6 +184,23 @@ def error_of_body(body: bytes, status: int) -> ErrorReport:
         return ErrorReport(report.id, report.what, report.evidence, report.remedies, turn)
     text = body[:300].decode("utf-8", "replace").strip()
     return ErrorReport("engine.error", text or f"the engine answered {status}", turn=turn)
+
+
+def name_error(rendered: Rendered, body: bytes) -> bytes:
+    """Return an engine's own error with our stable code, and from whom it came, added to it.
+
+    What else the engine tells stays as it is, such as llama-server's `n_prompt_tokens`.
+    """
+    ours = msgspec.json.decode(rendered.body)
+    try:
+        theirs = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return rendered.body
+    error = theirs.get("error") if isinstance(theirs, dict) else None
+    if not isinstance(error, dict) or not isinstance(ours.get("error"), dict):
+        return rendered.body
+    code = {"code": ours["error"]["code"]}
+    return msgspec.json.encode({**theirs, "error": {**ours["error"], **error, **code}})
 
 
 def _decode(data: bytes) -> _Answer:

@@ -1,0 +1,1 @@
+"""Real client libraries against the real engine with the demo model."""

@@ -1,0 +1,43 @@
+"""One endpoint for all clients: `enginehouse up` with the real wheel and the demo model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.real.test_story import wait_ready
+
+CLI = [sys.executable, "-m", "enginehouse"]
+MODEL = "smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The root of an endpoint that a short search has chosen the settings of."""
+    folder = tmp_path_factory.mktemp("clients")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = {
+        "ENGINEHOUSE_STATE_DIR": str(folder / "state"),
+        "ENGINEHOUSE_CONFIG_DIR": str(folder / "config"),
+    }
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [*CLI, "up", "--budget", "5s", "--port", str(port)],
+            env={**os.environ, **home}, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        wait_ready(child, port, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()

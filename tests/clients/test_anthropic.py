@@ -1,0 +1,93 @@
+"""The `anthropic` package, sync and async."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import pytest
+
+from tests.clients.asked import ASK_WEATHER, CITY, SAY_HI
+from tests.clients.conftest import MODEL
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+HI: Any = [{"role": "user", "content": SAY_HI}]
+TOOL: Any = {"name": "get_weather", "description": "Get the weather", "input_schema": CITY}
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Any:
+    """A client as its documentation makes it."""
+    with anthropic.Anthropic(base_url=url, api_key="none") as made:
+        yield made
+
+
+def test_messages(client: anthropic.Anthropic) -> None:
+    """Text, reason and counts; a system prompt and a stop sequence are taken."""
+    answer = client.messages.create(
+        model=MODEL, max_tokens=8, messages=HI, system="Be brief.", extra_body={"temperature": 0}
+    )
+    assert answer.role == "assistant"
+    assert answer.content[0].type == "text"
+    assert answer.stop_reason in ("end_turn", "max_tokens")
+    assert answer.usage.input_tokens > 0
+    assert 0 < answer.usage.output_tokens <= 8
+
+
+def test_stream(client: anthropic.Anthropic) -> None:
+    """The events make up the same message."""
+    with client.messages.stream(model=MODEL, max_tokens=8, messages=HI) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text
+    assert final.content[0].type == "text"
+    assert final.content[0].text == text
+    assert final.usage.output_tokens > 0
+
+
+def test_tools(client: anthropic.Anthropic) -> None:
+    """A forced call comes as a block, whole and streamed, and its result is taken."""
+    asked: Any = {
+        "model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": ASK_WEATHER}],
+        "tools": [TOOL], "tool_choice": {"type": "any"},
+    }  # fmt: skip
+    answer = client.messages.create(**asked)
+    assert answer.stop_reason == "tool_use"
+    block = answer.content[-1]
+    assert block.type == "tool_use"
+    assert block.name == "get_weather"
+    assert isinstance(block.input["city"], str)
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message().content[-1]
+    assert streamed.type == "tool_use"
+    assert isinstance(streamed.input["city"], str)
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "18 degrees"}
+    told: Any = [
+        *asked["messages"], {"role": "assistant", "content": answer.content},
+        {"role": "user", "content": [result]},
+    ]  # fmt: skip
+    after = client.messages.create(model=MODEL, max_tokens=20, tools=[TOOL], messages=told)
+    assert after.content
+
+
+def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:
+    """Counting tokens, listing models, and the client's own exceptions."""
+    counted = client.messages.count_tokens(model=MODEL, messages=HI)
+    answer = client.messages.create(model=MODEL, max_tokens=1, messages=HI)
+    cached = answer.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == answer.usage.input_tokens + cached
+    assert MODEL in [model.id for model in client.models.list()]
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        client.messages.create(model="nope", max_tokens=1, messages=HI)
+    assert unknown.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+    with pytest.raises(anthropic.BadRequestError):
+        client.messages.create(model=MODEL, max_tokens=1, messages=[])
+
+
+async def test_async(url: str) -> None:
+    """The async client, whole and streamed."""
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="none") as client:
+        answer = await client.messages.create(model=MODEL, max_tokens=4, messages=HI)
+        assert answer.content
+        async with client.messages.stream(model=MODEL, max_tokens=4, messages=HI) as stream:
+            assert "".join([text async for text in stream.text_stream])
