@@ -34,6 +34,8 @@ OUTCOMES = {
 EVERYWHERE = ("0.0.0.0", "::", "")
 KEY_VARIABLE = "ENGINEHOUSE_API_KEY"
 STYLES = {"ready": "green", "failed": "bold red", "unloaded": "dim"}
+NAMES = ("MODEL", "ENGINE")
+"""Columns that are shortened where a terminal is narrow; figures never are."""
 NONE = "-"
 
 
@@ -189,22 +191,26 @@ def sections_of(view: View) -> tuple[Section, ...]:
     ]
     return (
         Section(
-            ("MODEL", "ENGINE", "STATE", "MEMORY", "CONTEXT", "UNLOADS", "IN FLIGHT", "QUEUED",
-             "RESTARTS"),
+            ("MODEL", "ENGINE", "STATE", "MEMORY", "UNLOADS", "IN FLIGHT", "QUEUED", "RESTARTS",
+             "FELL BACK"),
             tuple(_standing(model) for model in view.models),
         ),
         Section(
             ("MODEL", "LAST", *(OUTCOMES.get(name, plain(name).upper()) for name in outcomes),
-             "TOKENS", "TOK/S", "CACHED", "TRUNCATED", "FALLBACKS"),
+             "TRUNCATED"),
             tuple(
-                (name, span, *(str(t.requests.get(one, 0)) for one in outcomes),
-                 str(t.output_tokens), _rate(t), _share(t), str(t.truncations), str(t.fallbacks))
+                (name, span, *(str(t.requests.get(one, 0)) for one in outcomes), str(t.truncations))
                 for name, span, t in spans
             ),
         ),
         Section(
-            ("MODEL", "LAST", "TTFT P50", "TTFT P95", "ITL P50", "ITL P95"),
-            tuple((name, span, *_times(t.ttft), *_times(t.itl)) for name, span, t in spans),
+            ("MODEL", "LAST", "TOKENS", "TOK/S", "CACHED", "TTFT P50", "TTFT P95", "ITL P50",
+             "ITL P95"),
+            tuple(
+                (name, span, str(t.output_tokens), _rate(t), _share(t), *_times(t.ttft),
+                 *_times(t.itl))
+                for name, span, t in spans
+            ),
         ),
     )  # fmt: skip
 
@@ -247,8 +253,13 @@ def drawing_of(seen: Seen) -> RenderableType:
     parts: list[RenderableType] = [Text(head_of(seen), style="bold")]
     for section in sections_of(seen.view):
         drawn = Table(box=None, pad_edge=False, header_style="dim")
-        for position, name in enumerate(section.header):
-            drawn.add_column(name, justify="left" if position < 2 else "right", no_wrap=True)
+        for name in section.header:
+            drawn.add_column(
+                name.replace(" ", "\n"),
+                justify="left" if name in (*NAMES, "STATE", "LAST") else "right",
+                no_wrap=name not in NAMES,
+                overflow="ellipsis",
+            )
         for row in section.rows:
             drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         parts += [Text(""), drawn]
@@ -288,11 +299,11 @@ def _standing(model: ModelView) -> tuple[str, ...]:
         plain(model.engine) or NONE,
         plain(model.state),
         _memory(model),
-        str(model.context_tokens or NONE),
         NONE if left_s is None else f"{left_s // 60:.0f}:{left_s % 60:02.0f}",
         str(model.in_flight),
         str(model.queued),
         str(model.total.restarts),
+        str(model.total.fallbacks),
     )
 
 
