@@ -37,6 +37,7 @@ from enginehouse.cli_models import models
 from enginehouse.cli_progress import SearchTalk, open_progress, say
 from enginehouse.cli_recheck import recheck
 from enginehouse.cli_report import report
+from enginehouse.cli_top import top
 from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ command(cli, "doctor", "enginehouse doctor --measure")(doctor)
 command(cli, "fit", "enginehouse fit smollm2-135m --context 8192 --sequences 4")(fit)
 command(cli, "recheck", "enginehouse recheck --snapshot orin-nx")(recheck)
 command(cli, "report", "enginehouse report smollm2-135m --output report.html")(report)
+command(cli, "top", "enginehouse top --interval 5s")(top)
 register_explain(cli)
 register_installers()
 

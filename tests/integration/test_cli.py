@@ -25,7 +25,7 @@ from tests.unit import values
 COMMANDS = (
     "up", "find", "serve", "doctor", "models list", "models show", "models add", "models remove",
     "trials list", "trials show", "trials log", "config show", "config path", "completion",
-    "version",
+    "version", "top",
 )  # fmt: skip
 GROUPS = ("models", "trials", "config")
 RUN = (

@@ -25,7 +25,7 @@ WANTED = {
     "duration": 'a duration such as "90s" or "5m"',
     "bytes": 'a size such as "512MiB"',
 }
-RESERVED = ("STATE_DIR", "CACHE_DIR", "CONFIG_DIR", "LEASE")
+RESERVED = ("STATE_DIR", "CACHE_DIR", "CONFIG_DIR", "LEASE", "API_KEY")
 
 
 @dataclass(frozen=True)
