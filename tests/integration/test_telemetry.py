@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -221,7 +225,11 @@ async def test_a_client_that_did_not_sample_has_no_span(serving: Serving, memory
         ({"outcome": "cancelled", "status": 0}, "cancelled", False),
         ({"status": 400}, "400", False),
         ({"status": 500}, "500", True),
-        ({"outcome": "rejected", "error": "queue.full", "status": 503}, "queue.full", True),
+        (
+            {"outcome": "rejected", "error": "gateway.rejected", "status": 503},
+            "gateway.rejected",
+            True,
+        ),
         ({"outcome": "rejected", "error": "key.missing", "status": 401}, "key.missing", False),
         ({"outcome": "failed", "error": "engine.broke_off"}, "engine.broke_off", True),
         ({"outcome": ""}, "_OTHER", True),
@@ -311,6 +319,50 @@ async def test_a_collector_gets_what_is_left_at_stop(
     }
     assert found == {one.name: one.unit for one in INSTRUMENTS}
     assert not [t for t in threading.enumerate() if t.name.startswith(("Otel", "telemetry"))]
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from enginehouse.core.catalog import Served
+from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.telemetry import open_telemetry
+from enginehouse.gateway.router import Offer, Step
+from enginehouse.gateway.serve import serve
+from enginehouse.gateway.serving import Serving
+from tests.integration.conftest import fake_plan
+folder = Path(sys.argv[1])
+plan = fake_plan(folder)
+serving = Serving("127.0.0.1", 0, 8, 5.0, telemetry=open_telemetry(sys.argv[2]))
+offers = (Offer(Served("fake"), (Step("as chosen", lambda context: plan),)),)
+leases = LeaseBook(folder / "leases")
+asyncio.run(serve(offers, serving, leases, lambda url: print(url, flush=True)))
+"""
+
+
+def test_a_server_sends_its_requests_before_it_ends(tmp_path: Path) -> None:
+    """A served request's span is with the collector once SIGINT has ended the server."""
+    with collector() as (address, posts):
+        with subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(tmp_path), address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            text=True,
+        ) as child:
+            assert child.stdout is not None
+            url = child.stdout.readline().strip()
+            asked = urllib.request.Request(f"{url}{CHAT}", json.dumps(ASK).encode())
+            with urllib.request.urlopen(asked, timeout=20) as answer:
+                assert answer.status == 200
+                answer.read()
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=30)
+        assert (child.returncode, said) == (0, "")
+    (traces,) = map(ExportTraceServiceRequest.FromString, posts["/v1/traces"])
+    (resource,) = traces.resource_spans
+    assert [span.name for one in resource.scope_spans for span in one.spans] == ["chat fake"]
+    assert len(posts["/v1/metrics"]) == 1
 
 
 def test_a_collector_that_is_away_costs_nothing_and_is_told_once(
