@@ -22,6 +22,7 @@ from enginehouse.edges.paths import ALIASES_NAME, KEYS_NAME, REQUEST_LOG_NAME, c
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.records import Records
 from enginehouse.edges.request_log import RequestLog
+from enginehouse.edges.telemetry import open_telemetry
 from enginehouse.edges.tls import open_tls
 from enginehouse.gateway.access import Guarded
 from enginehouse.gateway.proxy import Rules
@@ -142,7 +143,7 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
     """Return how the endpoint listens, by the settings.
 
     Raises:
-        UserError: `gateway.open`, `tls.…`; MachineError: `keys.unreadable`.
+        UserError: `gateway.open`, `tls.…`, `telemetry.…`; MachineError: `keys.unreadable`.
     """
     reserve = settings.bytes("trials.memory_reserve")
     host = settings.text("gateway.host")
@@ -174,5 +175,6 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
         library=library,
         tls=open_tls(settings.text("gateway.tls_certificate"), settings.text("gateway.tls_key")),
         log=requests,
+        telemetry=open_telemetry(settings.text("telemetry.otlp_endpoint")),
         free_bytes=lambda: read_available_bytes() - reserve,
     )

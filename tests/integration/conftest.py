@@ -25,6 +25,7 @@ from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
 from enginehouse.gateway.gate import Gate
+from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.proxy import Access, Proxy, Rules
 from enginehouse.gateway.router import Limits, Offer, Router, Step
@@ -111,6 +112,7 @@ def serving(tmp_path: Path) -> Serving:
         own_tools: bool = True,
         access: Access | None = None,
         limits: Limits | None = None,
+        on_end: Callable[[Journey], None] = lambda journey: None,
     ) -> AsyncIterator[Served]:
         plan = fake_plan(tmp_path, *script, slots=slots, shared_slots=shared_slots)
         plan = dataclasses.replace(plan, can_embed=embeds, context_tokens=context)
@@ -129,7 +131,7 @@ def serving(tmp_path: Path) -> Serving:
         )
         router = Router((offer, *more), leases, limits)
         rules = rules or Rules(request_limit_bytes=1 << 20)
-        proxy = Proxy(router, Metrics(router), rules, access)
+        proxy = Proxy(router, Metrics(router), rules, access, on_end=on_end)
         _, server_of_fake = await router.find("fake")
         router.start()
         watching = asyncio.ensure_future(proxy.watch())

@@ -75,6 +75,12 @@ SETTINGS: dict[str, Setting] = {
         Setting("log.requests", "choice", "yes", "keep a log of requests", ("yes", "no")),
         Setting("log.content", "choice", "no", "keep prompts and answers in it too", ("no", "yes")),
         Setting("log.retention", "duration", "720h", "how long it is kept; 0s for ever"),
+        Setting(
+            "telemetry.otlp_endpoint",
+            "text",
+            "",
+            "collector of traces and metrics, e.g. http://127.0.0.1:4318",
+        ),
         Setting("engine.llama_cpp.path", "text", "", "a llama-server to try beside the wheel"),
         Setting("engine.vllm.python", "text", "", "the Python of an environment with vLLM"),
         Setting("engine.ollama.path", "text", "", "an ollama program to try"),

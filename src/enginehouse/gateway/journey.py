@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enginehouse.core.chat import Usage
 from enginehouse.core.errors import ErrorReport
 from enginehouse.edges.request_log import RequestRow
+from enginehouse.edges.telemetry import Finished
 from enginehouse.gateway.gate import ANYONE, Caller
 
 
@@ -19,7 +20,9 @@ class Journey:
     dialect: str
     operation: str
     request_id: str = ""
+    traceparent: str = ""
     caller: Caller = ANYONE
+    asked: str = ""
     model: str = ""
     engine: str = ""
     outcome: str = ""
@@ -78,3 +81,8 @@ def row_of(journey: Journey, now: float) -> RequestRow:
         prompt=journey.prompt,
         answer=b"".join(journey.answer).decode("utf-8", "replace") if journey.answer else None,
     )
+
+
+def finished_of(journey: Journey, row: RequestRow) -> Finished:
+    """Return a request that has ended as telemetry takes it."""
+    return Finished(row, journey.asked, journey.traceparent, journey.chunks > 0)

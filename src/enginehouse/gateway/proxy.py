@@ -22,7 +22,14 @@ from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
 from enginehouse.core.lifecycle import State
 from enginehouse.core.statuses import RETRY_AFTER_S, status_of
-from enginehouse.gateway.answer import Answer, RequestError, read_body, request_id_of, wait_gone
+from enginehouse.gateway.answer import (
+    Answer,
+    RequestError,
+    header_of,
+    read_body,
+    request_id_of,
+    wait_gone,
+)
 from enginehouse.gateway.choices import answer_several
 from enginehouse.gateway.gate import Caller, RejectedError
 from enginehouse.gateway.intents import INTENTS
@@ -196,7 +203,9 @@ class Proxy:
     ) -> None:
         """Serve one request; it ends as exactly one outcome, which is counted."""
         answer = Answer(send, request_id_of(scope))
-        journey = Journey(dialect.name, route.operation, answer.request_id)
+        journey = Journey(
+            dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
+        )
         self.journeys.add(journey)
         try:
             journey.outcome = await self._serve(dialect, route, scope, receive, answer, journey)
@@ -367,6 +376,7 @@ class Proxy:
         nothing: the request goes back to the queue once, and is served when the engine is back, or
         by the next step of the model's fallback chain.
         """
+        journey.asked = model
         first = True
         while True:
             offer, server = await self._find_server(model, context, journey, patience)

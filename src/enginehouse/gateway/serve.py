@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -19,11 +19,14 @@ from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.edges.request_log import RequestLog
 from enginehouse.gateway.asgi import build_app
-from enginehouse.gateway.journey import Journey, row_of
+from enginehouse.gateway.journey import Journey, finished_of, row_of
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.proxy import Proxy
 from enginehouse.gateway.router import Limits, Offer, Router
 from enginehouse.gateway.serving import Serving
+
+if TYPE_CHECKING:
+    from enginehouse.edges.telemetry_sdk import Telemetry
 
 
 async def serve(
@@ -39,17 +42,21 @@ async def serve(
     Raises:
         KeyboardInterrupt: when it was asked to stop before it served.
         MachineError: `port.in_use`, before the engine is started.
+        UserError: `telemetry.unusable`, likewise.
         EngineError: `engine.failed`, when the first model cannot be kept running.
     """
     with bind_socket(serving.host, serving.port) as bound:
+        if serving.telemetry is not None:
+            serving.telemetry.start()
         router = Router(
             offers, leases,
             Limits(serving.queue_limit, serving.load_wait_s, free_bytes=serving.free_bytes),
         )  # fmt: skip
         metrics = Metrics(router)
         proxy = Proxy(
-            router, metrics, serving.rules, serving.access, serving.library, _logger(serving.log)
-        )
+            router, metrics, serving.rules, serving.access, serving.library,
+            _logger(serving.log, serving.telemetry),
+        )  # fmt: skip
         router.aliases.update(serving.library.aliases())
         first = _First(router, offers[0])
         router.start()
@@ -85,18 +92,27 @@ async def serve(
             await router.stop()
             if serving.log is not None:
                 serving.log.stop()
+            if serving.telemetry is not None:
+                await asyncio.to_thread(serving.telemetry.stop)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         if stop.is_set() and not first.was_ready:
             raise KeyboardInterrupt
 
 
-def _logger(log: RequestLog | None) -> Callable[[Journey], None]:
+def _logger(
+    log: RequestLog | None, telemetry: Telemetry | None = None
+) -> Callable[[Journey], None]:
     """Return what notes the end of a request."""
 
     def note(journey: Journey) -> None:
+        if log is None and telemetry is None:
+            return
+        row = row_of(journey, time.time())
         if log is not None:
-            log.note(row_of(journey, time.time()))
+            log.note(row)
+        if telemetry is not None:
+            telemetry.note(finished_of(journey, row))
 
     return note
 

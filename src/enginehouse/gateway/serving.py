@@ -5,9 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from enginehouse.edges.request_log import RequestLog
 from enginehouse.gateway.proxy import Access, Library, NoLibrary, Open, Rules
+
+if TYPE_CHECKING:
+    from enginehouse.edges.telemetry_sdk import Telemetry
 
 
 def _endless() -> int:
@@ -31,4 +35,5 @@ class Serving:
     library: Library = field(default_factory=NoLibrary)
     tls: ssl.SSLContext | None = None
     log: RequestLog | None = None
+    telemetry: Telemetry | None = None
     free_bytes: Callable[[], int] = _endless
