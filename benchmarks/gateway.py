@@ -281,7 +281,7 @@ def measure_idle(way: Way, count: int, engine_port: int) -> None:
             stream = await connect(way)
             stream.ask(request)
             streams.append(stream)
-        while sum(stream.heard.tokens > 0 for stream in streams) < count:
+        while sum(stream.heard.tokens > 0 for stream in streams) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         cpu = way.cpu_s()
         await asyncio.sleep(5)
@@ -353,6 +353,7 @@ def serve_gateway(socket_path: str, port: int) -> None:
     run = asyncio.run
     if os.environ.get("UVLOOP"):
         import uvloop
+
         run = uvloop.run
     run(serve((offer,), serving, LeaseBook(folder / "leases"), lambda url: None))
 

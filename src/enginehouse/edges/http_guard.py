@@ -14,6 +14,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+CYCLE = "enginehouse.cycle"
+"""The key of a scope's extension that holds uvicorn's end of the request."""
 UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=[ \t]*:)")
 IGNORED = b"x-offer"
 """As long as the name it stands for; an offer to upgrade may always be passed over."""
@@ -66,6 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_head = False
         self._head_bytes = 0
         super().on_headers_complete()
+        self.scope["extensions"] = {CYCLE: self.cycle}  # type: ignore[dict-item]
         self._met()
 
     def on_message_complete(self) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from enginehouse.core.dialect import Rendered
 from enginehouse.core.errors import ErrorReport
+from enginehouse.edges.http_guard import CYCLE
 
 Headers = list[tuple[bytes, bytes]]
 MOST_NOTES = 12
@@ -26,10 +28,15 @@ class RequestError(Exception):
 
 
 class Answer:
-    """The answer to one request, on its way out. `extra` are headers to send besides."""
+    """The answer to one request, on its way out. `extra` are headers to send besides.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    `cycle` is uvicorn's own end of it: with it `push` writes to the socket without a task's turn.
+    """
+
+    def __init__(self, send: Send, request_id: str, cycle: RequestResponseCycle | None = None):
         self._send = send
+        self._cycle = cycle
+        self._pending: list[bytes] = []
         self.request_id = request_id
         self.has_started = False
         self.has_ended = False
@@ -64,6 +71,29 @@ class Answer:
         if self.copy is not None:
             self.copy.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def push(self, data: bytes) -> bool:
+        """Send a part of the body at once; False when `drained` has to be awaited before more."""
+        if self.copy is not None:
+            self.copy.append(data)
+        cycle = self._cycle
+        if cycle is None:
+            self._pending.append(data)
+            return False
+        if cycle.disconnected:
+            return True
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data
+        cycle.transport.write(framed)
+        return not cycle.flow.write_paused
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough of what was pushed."""
+        if self._cycle is not None:
+            await self._cycle.flow.drain()
+        while self._pending:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last part of the body."""
@@ -135,6 +165,12 @@ def request_id_of(scope: Scope) -> str:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
             return str(value.decode("latin-1"))
     return uuid.uuid4().hex
+
+
+def cycle_of(scope: Scope) -> RequestResponseCycle | None:
+    """Take uvicorn's end of a request from where `edges.http_guard` left it."""
+    extensions = scope.get("extensions")
+    return extensions.pop(CYCLE, None) if extensions else None
 
 
 def header_of(scope: Scope, wanted: bytes) -> str:

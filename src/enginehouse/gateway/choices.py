@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+
 from enginehouse.core.body import unknown
 from enginehouse.core.chat import Usage
 from enginehouse.core.sse import EventSplitter
@@ -114,6 +116,7 @@ async def _events(
     async with proxy.seat(server, path, sent) as seated:
         upstream = await proxy.post(server, path, seated)
         async with upstream:
+            assert isinstance(upstream, aiohttp.ClientResponse)
             if upstream.status != 200:
                 whole = await upstream.read()
                 raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)

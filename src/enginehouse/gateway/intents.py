@@ -7,8 +7,6 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
 from enginehouse.core.catalog import no_embeddings
 from enginehouse.core.chat import Moment
 from enginehouse.core.dialect import (
@@ -25,13 +23,17 @@ from enginehouse.core.dialect import (
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.tools import ToolReader, has_tools, tell_tools
+from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
 from enginehouse.gateway.journey import Journey
+from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.tokens import count_tokens, detokenize, tokenize
 from enginehouse.gateway.upstream import (
+    Upstream,
     UpstreamError,
+    broke_off,
     error_of_body,
     read_completion,
     read_delta,
@@ -119,20 +121,19 @@ class _Turn:
             body["stream_options"] = STREAM_OPTIONS
         sent = json.dumps(body, ensure_ascii=False).encode()
         async with proxy.seat(server, ask.upstream_path, sent) as seated:
-            upstream = await proxy.post(server, ask.upstream_path, seated)
+            upstream = await proxy.post(server, ask.upstream_path, seated, ask.is_stream)
             if upstream.status != 200:
                 upstream = await self._refused(offer, server, body, upstream)
             async with upstream:
-                if ask.is_stream:
+                if isinstance(upstream, EngineStream):
                     await self._stream(server, upstream)
                 else:
                     await self._whole(upstream)
         server.supervisor.note_served(ask.upstream_path, sent)
 
     async def _refused(
-        self, offer: Offer, server: Server, body: dict[str, Any],
-        upstream: aiohttp.ClientResponse,
-    ) -> aiohttp.ClientResponse:  # fmt: skip
+        self, offer: Offer, server: Server, body: dict[str, Any], upstream: Upstream
+    ) -> Upstream:
         """Ask again with a shorter conversation where that helps, else say why not."""
         async with upstream:
             report = error_of_body(await upstream.read(), upstream.status)
@@ -144,14 +145,16 @@ class _Turn:
                 self._journey.is_truncated = True
                 self._answer.note(b"x-enginehouse-truncated", (shorter[1],))
                 sent = json.dumps(shorter[0], ensure_ascii=False).encode()
-                again = await self._proxy.post(server, self._ask.upstream_path, sent)
+                again = await self._proxy.post(
+                    server, self._ask.upstream_path, sent, self._ask.is_stream
+                )
                 if again.status == 200:
                     return again
                 async with again:
                     report = error_of_body(await again.read(), again.status)
         raise UpstreamError(report, status)
 
-    async def _whole(self, upstream: aiohttp.ClientResponse) -> None:
+    async def _whole(self, upstream: Upstream) -> None:
         data = await upstream.read()
         journey = self._journey
         if self._ask.upstream_path == EMBEDDINGS:
@@ -166,17 +169,22 @@ class _Turn:
         journey.first_byte_s = journey.total_s
         await self._answer.whole(200, body)
 
-    async def _stream(self, server: Server, upstream: aiohttp.ClientResponse) -> None:
+    async def _stream(self, server: Server, upstream: EngineStream) -> None:
         journey, voice = self._journey, self._ask.voice
+        await upstream.some()
+        journey.first_byte_s = journey.total_s
+        pipe = Pipe(upstream, self._answer, journey)
         splitter = EventSplitter()
+        progress = server.supervisor.progress
+        begun = await self._begin()
         has_finished = False
-        async for chunk in upstream.content.iter_any():
-            if not journey.chunks:
-                journey.first_byte_s = journey.total_s
+
+        def take(chunk: bytes) -> None:
+            nonlocal begun, has_finished
             journey.chunks += 1
-            server.supervisor.progress()
+            progress()
             moment = self._moment()
-            shown = await self._begin() if not self._has_begun else b""
+            shown, begun = begun, b""
             for event in splitter.feed(chunk):
                 delta = read_delta(event)
                 if delta is None:
@@ -188,20 +196,12 @@ class _Turn:
                     delta = self._reader.take(delta)
                 shown += voice.delta(delta, moment)
             if shown:
-                await self._send(shown)
-        if not has_finished:
-            raise EnginehouseError(
-                "engine.broke_off",
-                "the engine broke off while it answered",
-                evidence=("its stream ended without a reason", server.supervisor.reason),
-                remedies=("send the request again",),
-            )
-        await self._answer.finish(await self._begin() + voice.end(self._moment()))
+                pipe.push(shown)
 
-    async def _send(self, data: bytes) -> None:
-        self._journey.sending_since = self._proxy.clock()
-        await self._answer.chunk(data)
-        self._journey.sending_since = 0.0
+        await pipe.carry(take)
+        if not has_finished:
+            raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
+        await pipe.finish(begun + voice.end(self._moment()))
 
 
 def name_for_engine(

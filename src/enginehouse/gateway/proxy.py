@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -22,9 +23,11 @@ from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
 from enginehouse.core.lifecycle import State
 from enginehouse.core.statuses import RETRY_AFTER_S, status_of
+from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
     RequestError,
+    cycle_of,
     header_of,
     read_body,
     request_id_of,
@@ -35,11 +38,20 @@ from enginehouse.gateway.gate import Caller, RejectedError
 from enginehouse.gateway.intents import INTENTS
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
+from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer, Router
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.tokens import shorten
-from enginehouse.gateway.upstream import UpstreamError, broke_off, error_of_body, name_error
+from enginehouse.gateway.upstream import (
+    Upstream,
+    UpstreamError,
+    broke_off,
+    error_of_body,
+    name_error,
+)
 
+log = logging.getLogger(__name__)
+FAULT = ErrorReport("internal.fault", "a fault of Enginehouse itself; please report it")
 DEAD_CONNECTION = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 """What a kept-alive connection raises that the engine had closed before any byte of an answer."""
 NOTICE_S = 2.0
@@ -202,7 +214,7 @@ class Proxy:
         self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve one request; it ends as exactly one outcome, which is counted."""
-        answer = Answer(send, request_id_of(scope))
+        answer = Answer(send, request_id_of(scope), cycle_of(scope))
         journey = Journey(
             dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
         )
@@ -225,6 +237,12 @@ class Proxy:
             if isinstance(problem, RejectedError):
                 journey.outcome = "rejected"
             await self._say(dialect, answer, problem.report, 0, retry_s)
+        except Exception as problem:
+            log.exception("a fault of ours at %s", route.path)
+            journey.outcome, journey.error_id = "failed", FAULT.id
+            await self._say(dialect, answer, FAULT)
+            if isinstance(problem, MemoryError):
+                raise
         finally:
             self.journeys.discard(journey)
             journey.status = answer.status
@@ -475,10 +493,10 @@ class Proxy:
         is_stream: bool, answer: Answer, journey: Journey,
     ) -> None:  # fmt: skip
         async with self.seat(server, path, body) as seated:
-            upstream = await self.post(server, path, seated)
+            upstream = await self.post(server, path, seated, is_stream)
             if upstream.status == 400 and self.rules.truncation != "error":
                 upstream = await self._again_shorter(
-                    offer, server, path, body, upstream, answer, journey
+                    offer, server, path, body, upstream, is_stream, answer, journey
                 )
             async with upstream:
                 await self._relay(dialect, server, path, upstream, is_stream, answer, journey)
@@ -486,9 +504,9 @@ class Proxy:
             server.supervisor.note_served(path, body)
 
     async def _again_shorter(
-        self, offer: Offer, server: Server, path: str, body: bytes,
-        upstream: aiohttp.ClientResponse, answer: Answer, journey: Journey,
-    ) -> aiohttp.ClientResponse:  # fmt: skip
+        self, offer: Offer, server: Server, path: str, body: bytes, upstream: Upstream,
+        is_stream: bool, answer: Answer, journey: Journey,
+    ) -> Upstream:  # fmt: skip
         """Send a conversation that is too long once more without its oldest turns, and say so."""
         said = await upstream.read()
         report = error_of_body(said, upstream.status)
@@ -501,7 +519,8 @@ class Proxy:
         journey.is_truncated = True
         answer.note(b"x-enginehouse-truncated", (shorter[1],))
         upstream.release()
-        return await self.post(server, path, json.dumps(shorter[0], ensure_ascii=False).encode())
+        sent = json.dumps(shorter[0], ensure_ascii=False).encode()
+        return await self.post(server, path, sent, is_stream)
 
     async def shorter(
         self, offer: Offer, server: Server, fields: dict[str, object]
@@ -519,12 +538,12 @@ class Proxy:
         return keeper.seat(path, body) if keeper else nullcontext(body)
 
     async def _relay(
-        self, dialect: Dialect, server: Server, path: str, upstream: aiohttp.ClientResponse,
+        self, dialect: Dialect, server: Server, path: str, upstream: Upstream,
         is_stream: bool, answer: Answer, journey: Journey,
     ) -> None:  # fmt: skip
         """Pass the answer on: a stream as its bytes come, anything else whole."""
-        kind = upstream.headers.get("Content-Type", "application/json").encode()
-        if not (is_stream and upstream.status == 200):
+        kind = upstream.headers.get("content-type", "application/json").encode()
+        if upstream.status != 200 or not isinstance(upstream, EngineStream):
             whole = await upstream.read()
             if answer.has_started:  # only kept patient so far: the error goes into the stream
                 raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
@@ -538,28 +557,36 @@ class Proxy:
             journey.first_byte_s = journey.total_s
             await answer.whole(upstream.status, whole, kind)
             return
+        await upstream.some()
+        journey.first_byte_s = journey.total_s
         if not answer.has_started:
             await answer.begin(200, kind)
+        pipe = Pipe(upstream, answer, journey)
+        progress = server.supervisor.progress
         tail = b""
-        async for chunk in upstream.content.iter_any():
-            if not journey.chunks:
-                journey.first_byte_s = journey.total_s
+
+        def take(chunk: bytes) -> None:
+            nonlocal tail
             journey.chunks += 1
-            server.supervisor.progress()
+            progress()
             tail = chunk if len(chunk) > 1024 else tail[-TAIL_BYTES:] + chunk
-            journey.sending_since = time.perf_counter()
-            await answer.chunk(chunk)
-            journey.sending_since = 0.0
+            pipe.push(chunk)
+
+        await pipe.carry(take)
         if path in ENDS_WITH_DONE and b"[DONE]" not in tail[-64:]:
             raise broke_off(EOFError("its stream ended too soon"), server.supervisor.reason)
-        await answer.finish()
         journey.usage = _usage_of_events(tail)
+        await pipe.finish()
 
-    async def post(self, server: Server, path: str, body: bytes) -> aiohttp.ClientResponse:
+    async def post(
+        self, server: Server, path: str, body: bytes, is_stream: bool = False
+    ) -> Upstream:
         """Post on a kept connection; again on a fresh one when that was dead, no byte arrived.
 
-        llama-server answers a stream with keep-alive and then closes the connection.
+        A stream has a connection of its own: engines close it at the end anyway.
         """
+        if is_stream:
+            return await open_stream(server.plan.endpoint, path, body)
         try:
             return await server.kept.post(path, data=_payload(body), headers=JSON_HEADERS)
         except DEAD_CONNECTION:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import aiohttp
 import msgspec
 
 from enginehouse.core.chat import Completion, Delta, Embeddings, Timings, ToolCall, Usage
 from enginehouse.core.dialect import Rendered
 from enginehouse.core.errors import EnginehouseError, ErrorReport
+from enginehouse.edges.engine_stream import EngineStream
 
+Upstream = aiohttp.ClientResponse | EngineStream
+"""An engine's answer: of a stream, on a connection of its own."""
 DONE = b"[DONE]"
 
 

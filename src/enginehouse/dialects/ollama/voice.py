@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -20,9 +21,15 @@ _ENCODE = msgspec.json.Encoder().encode
 REASONS = {"stop": "stop", "length": "length", "tool_calls": "stop", "content_filter": "stop"}
 
 
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def stamp(at: float) -> str:
     """Return Unix seconds as Ollama writes a time, in UTC."""
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    whole = int(at)
+    return f"{_second(whole)}.{int((at - whole) * 1e6):06d}Z"
 
 
 def line(value: object) -> bytes:
