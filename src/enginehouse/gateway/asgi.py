@@ -14,7 +14,7 @@ from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
 from enginehouse.core.dialect import Dialect, Rendered, Route
-from enginehouse.core.errors import ErrorReport
+from enginehouse.core.errors import EnginehouseError, ErrorReport
 from enginehouse.core.statuses import status_of
 from enginehouse.dialects import load_dialects
 from enginehouse.gateway.answer import RequestError
@@ -44,6 +44,9 @@ def build_app(proxy: Proxy) -> Starlette:
             proxy.access.check(request.scope, "use")
         except RequestError as problem:
             return _response(dialects["openai"].render_error(problem.report, problem.status))
+        except EnginehouseError as problem:
+            status = status_of(problem.report)
+            return _response(dialects["openai"].render_error(problem.report, status))
         return Response(
             proxy.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
