@@ -64,10 +64,11 @@ class Running:
         request = urllib.request.Request(self.url + path, data, told, method=method or None)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return Said(answer.status, answer.headers, answer.read().decode())
+                return Said(answer.status, dict(answer.headers.items()), answer.read().decode())
         except urllib.error.HTTPError as problem:
             with problem:
-                return Said(problem.code, problem.headers, problem.read().decode())
+                told = dict(problem.headers.items())
+                return Said(problem.code, told, problem.read().decode())
 
     def chat(self, key: str = "", model: str = "fake") -> int:
         """Ask for two tokens; return the status."""
