@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginehouse.app_serve import names_in
-from enginehouse.core.binding import check_binding, is_loopback
+from enginehouse.core.binding import check_binding, is_loopback, read_origins
 from enginehouse.core.catalog import no_model, plain_name
 from enginehouse.core.errors import EnginehouseError, UserError
 from enginehouse.core.model import Model
@@ -189,7 +189,7 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
     """Return how the endpoint listens, by the settings.
 
     Raises:
-        UserError: `gateway.open`, `tls.…`; MachineError: `keys.unreadable`.
+        UserError: `gateway.open`, `gateway.origins`, `tls.…`; MachineError: `keys.unreadable`.
     """
     reserve = settings.bytes("trials.memory_reserve")
     host = settings.text("gateway.host")
@@ -214,7 +214,7 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
         ),
         access=Guarded(
             keys.keys,
-            frozenset(names_in(settings.text("gateway.origins"))),
+            read_origins(names_in(settings.text("gateway.origins"))),
             frozenset(names_in(settings.text("gateway.hosts"))),
             is_loopback(host),
         ),

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.core.dialect import Dialect, Rendered, Route
 from enginehouse.core.errors import EnginehouseError, ErrorReport
@@ -19,6 +19,7 @@ from enginehouse.core.statuses import status_of
 from enginehouse.dialects import load_dialects
 from enginehouse.gateway.answer import RequestError
 from enginehouse.gateway.openapi import describe
+from enginehouse.gateway.pages import open_to_pages
 from enginehouse.gateway.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ LIVING = "Ollama is running"
 """What Ollama's clients look for at the root, word for word."""
 
 
-def build_app(proxy: Proxy) -> Starlette:
-    """Return the app over one router's models."""
+def build_app(proxy: Proxy) -> ASGIApp:
+    """Return the app over one router's models, open to the web pages that may ask."""
     dialects = {dialect.name: dialect for dialect in load_dialects()}
     routes = [
         HttpRoute(route.path, _Mounted(dialect, route, proxy), methods=[route.method])
@@ -80,9 +81,10 @@ def build_app(proxy: Proxy) -> Starlette:
         HttpRoute("/openapi.json", openapi, methods=["GET"]),
         HttpRoute("/", root, methods=["GET"]),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes, exception_handlers={404: refuse, 405: refuse, Exception: confess}
     )
+    return open_to_pages(app, proxy.access.origins)
 
 
 class _Mounted:
