@@ -111,6 +111,16 @@ def _offer_of(model: Model, state: Path, script: list[str]) -> Offer:
     return _offer(facts, state, script)
 
 
+def _others(state: Path) -> tuple[Offer, ...]:
+    """Return what `OTHERS` asks for beside the first: name, script, bytes, whether it is pinned."""
+    found = []
+    for name, script, needed_bytes, is_pinned in json.loads(os.environ.get("OTHERS", "[]")):
+        offer = _offer(Served(name), state, script)
+        steps = tuple(dataclasses.replace(s, needed_bytes=needed_bytes) for s in offer.steps)
+        found.append(dataclasses.replace(offer, steps=steps, is_pinned=is_pinned))
+    return tuple(found)
+
+
 def _offer(facts: Served, state: Path, script: list[str]) -> Offer:
     folder = state / "engines" / facts.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +137,7 @@ def main(script: list[str]) -> None:
     offers = (
         _offer(Served("fake"), state, script),
         *(_offer_of(model, state, script) for model in models),
+        *_others(state),
     )
     serving = open_serving(settings, state, library)
     leases = LeaseBook(state / "leases")
