@@ -176,8 +176,8 @@ async def test_a_browser_is_told_which_pages_may_ask(serving: Serving, tmp_path:
             async with client.post(CHAT, json=ASK, headers=page | {"Origin": origin}) as answer:
                 assert answer.status == (403 if origin else 200)
                 assert "Access-Control-Allow-Origin" not in answer.headers
-        for method, headers in (("PATCH", ASKED), ("POST", "x-evil")):
-            async with client.options(CHAT, headers=preflight(PAGE, method, headers)) as answer:
+        for method, asked in (("PATCH", ASKED), ("POST", "x-evil")):
+            async with client.options(CHAT, headers=preflight(PAGE, method, asked)) as answer:
                 assert answer.status == 400
 
 

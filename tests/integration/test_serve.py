@@ -70,7 +70,7 @@ def loaded(gateway: Running) -> set[str]:
 def test_pinned_models_are_loaded_after_the_first(tmp_path: Path) -> None:
     """What is pinned is loaded without being asked for, one after another; others are not."""
     house = House(tmp_path)
-    others = [("one", [], 0, True), ("lazy", [], 0, False), ("two", [], 0, True)]
+    others: list[object] = [("one", [], 0, True), ("lazy", [], 0, False), ("two", [], 0, True)]
     with running(house, env={"OTHERS": json.dumps(others)}) as gateway:
         ends = time.monotonic() + 30
         while loaded(gateway) != {"fake:latest", "one:latest", "two:latest"}:

@@ -77,11 +77,11 @@ def _bar_of(progress: Progress, label: str) -> dict[str, Any]:
     if "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters:
         return {}
 
-    class Bar(tqdm):  # type: ignore[misc]
+    class Bar(tqdm):
         """One transfer, drawn by nobody but `progress`; a retry goes on with the same bar."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **(options | {"disable": True}))
+            super().__init__(*args, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
             self.done = int(options.get("initial") or 0)
             progress.begin(label, options.get("total"))
             progress.advance_to(self.done)
