@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,7 +27,7 @@ from enginehouse.app_find import (
 )
 from enginehouse.app_fit import FitReport, Fitter
 from enginehouse.app_search import Search
-from enginehouse.app_serve import OfferMaker
+from enginehouse.app_serve import OfferMaker, unknown_pins
 from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Watch
 
+log = logging.getLogger(__name__)
 MEASURED = {
     "memory_bandwidth": "memory.bandwidth_bytes_per_s",
     "compute": "cpu.compute_flop_per_s",
@@ -497,6 +499,8 @@ class House:
         from enginehouse.gateway.serve import serve
 
         offers = self._offers(choice, model)
+        for name in unknown_pins(self.settings, offers):
+            log.warning("serve.pin names %s, which is not served here", name)
         asyncio.run(serve(offers, self._serving(), self._leases, on_ready, beside))
 
     def _offers(self, choice: Choice, model: Model) -> tuple[Offer, ...]:

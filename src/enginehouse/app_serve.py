@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginehouse.core.candidate import Build, Candidate, show_setting
-from enginehouse.core.catalog import Served
+from enginehouse.core.catalog import Served, plain_name
 from enginehouse.core.choice import Choice
 from enginehouse.core.engine import Engine, Launch
 from enginehouse.core.machine import Machine
@@ -79,7 +79,7 @@ class OfferMaker:
         from enginehouse.gateway.router import Offer
 
         engine = load_engines()[first.build.engine]
-        pinned = names_in(self.settings.text("serve.pin"))
+        pinned = _pins(self.settings)
         keep_s = None if is_first else self.settings.seconds("serve.keep_alive")
         return Offer(
             served_of(model, first, engine, aliases_of(self.settings, model.name)),
@@ -195,6 +195,16 @@ def served_of(model: Model, way: Way, engine: Engine, aliases: tuple[str, ...]) 
         metadata=LazyHeader(Path(form.path)) if form.format == "gguf" else {},
         aliases=aliases,
     )  # fmt: skip
+
+
+def unknown_pins(settings: Settings, offers: Sequence[Offer]) -> tuple[str, ...]:
+    """Return the names in `serve.pin` that none of the offers has."""
+    offered = {offer.served.name for offer in offers}
+    return tuple(name for name in _pins(settings) if name not in offered)
+
+
+def _pins(settings: Settings) -> tuple[str, ...]:
+    return tuple(plain_name(name) for name in names_in(settings.text("serve.pin")))
 
 
 def aliases_of(settings: Settings, name: str) -> tuple[str, ...]:

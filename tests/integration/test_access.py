@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from enginehouse.core.binding import read_origins
 from enginehouse.core.errors import UserError
 from enginehouse.core.keys import ApiKey
 from enginehouse.edges.keys_file import KeysFile
@@ -36,7 +37,7 @@ async def test_a_key_opens_what_its_scope_allows(serving: Serving, tmp_path: Pat
         for headers, status in (
             ({}, 401),
             ({"Authorization": "Bearer nonsense"}, 401),
-            ({"Authorization": f"Bearer {use[:-1]}x"}, 401),
+            ({"Authorization": f"Bearer {use[:-1]}{'y' if use[-1] == 'x' else 'x'}"}, 401),
             ({"Authorization": f"Bearer {use}"}, 200),
             ({"x-api-key": use}, 200),
         ):
@@ -118,7 +119,105 @@ async def test_a_strangers_page_may_not_ask(serving: Serving) -> None:
         ):
             async with served.client.post(CHAT, json=ASK, headers=headers) as answer:
                 assert answer.status == status, headers
+                allowed = answer.headers.get("Access-Control-Allow-Origin")
+                assert allowed == ("https://home.lan" if "home.lan" in str(headers) else None)
+
+
+PAGE = "https://home.lan"
+ASKED = "authorization, content-type, x-api-key, anthropic-version, x-stainless-os"
+
+
+def preflight(origin: str, method: str = "POST", headers: str = ASKED) -> dict[str, str]:
+    """Return what a browser sends before a page's request."""
+    return {
+        "Origin": origin, "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
+    }  # fmt: skip
+
+
+async def test_a_browser_is_told_which_pages_may_ask(serving: Serving, tmp_path: Path) -> None:
+    """A preflight needs no key; whole answers, streams and errors carry the page's own origin."""
+    file, [key] = keys_of(tmp_path, ApiKey("", "page", "", ""))
+    guarded = Guarded(file.keys, frozenset({PAGE, "http://localhost:3000"}))
+    async with serving(access=guarded) as served:
+        client = served.client
+        for origin in (PAGE, "http://localhost:3000"):
+            for path in (CHAT, "/v1/messages", "/api/chat", "/api/tags", "/v1/nothing"):
+                async with client.options(path, headers=preflight(origin)) as answer:
+                    assert answer.status == 200
+                    assert answer.headers["Access-Control-Allow-Origin"] == origin
+                    assert "Origin" in answer.headers["Vary"]
+                    allowed = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+                    assert set(ASKED.split(", ")) <= set(allowed)
+                    assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+                    assert "Access-Control-Allow-Credentials" not in answer.headers
+        page = {"Origin": PAGE, "Authorization": f"Bearer {key}"}
+        for path, body, headers, status in (
+            (CHAT, ASK, page, 200),
+            (CHAT, ASK | {"stream": True}, page, 200),
+            ("/api/chat", ASK, page, 200),
+            ("/v1/messages", ASK | {"stream": True}, page, 200),
+            (CHAT, ASK | {"model": "no"}, page, 404),
+            (CHAT, ASK, {"Origin": PAGE}, 401),
+            ("/v1/nothing", ASK, page, 404),
+        ):
+            async with client.post(path, json=body, headers=headers) as answer:
+                assert answer.status == status, path
+                assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+                assert "Origin" in answer.headers["Vary"]
+                assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
+                text = await answer.text()
+                assert ("data: " in text) == bool(body.get("stream"))
+        for origin in ("https://evil.example", "null", f"{PAGE}.evil.example", "http://home.lan",
+                       f"{PAGE}:8443", ""):  # fmt: skip
+            async with client.options(CHAT, headers=preflight(origin)) as answer:
+                assert answer.status == 400
                 assert "Access-Control-Allow-Origin" not in answer.headers
+            async with client.post(CHAT, json=ASK, headers=page | {"Origin": origin}) as answer:
+                assert answer.status == (403 if origin else 200)
+                assert "Access-Control-Allow-Origin" not in answer.headers
+        for method, asked in (("PATCH", ASKED), ("POST", "x-evil")):
+            async with client.options(CHAT, headers=preflight(PAGE, method, asked)) as answer:
+                assert answer.status == 400
+
+
+async def test_no_page_may_ask_by_default(serving: Serving) -> None:
+    """Without `gateway.origins` there is no preflight, and no answer names an origin."""
+    async with serving(access=Guarded(dict)) as served:
+        async with served.client.options(CHAT, headers=preflight(PAGE)) as answer:
+            assert answer.status == 405
+            told = set(answer.headers)
+        async with served.client.post(CHAT, json=ASK, headers={"Origin": PAGE}) as answer:
+            assert answer.status == 403
+            told |= set(answer.headers)
+        same = {"Origin": f"http://127.0.0.1:{served.client._base_url.port}"}  # type: ignore
+        async with served.client.post(CHAT, json=ASK, headers=same) as answer:
+            assert answer.status == 200
+            told |= set(answer.headers)
+        assert not [name for name in told if name.lower().startswith("access-control")]
+
+
+async def test_a_star_lets_every_page_ask(serving: Serving) -> None:
+    """Only the setting `*` is answered by `*`."""
+    async with serving(access=Guarded(dict, frozenset({"*"}))) as served:
+        async with served.client.options(CHAT, headers=preflight("https://any.lan")) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
+        headers = {"Origin": "https://any.lan"}
+        async with served.client.post(CHAT, json=ASK | {"stream": True}, headers=headers) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
+            assert "[DONE]" in await answer.text()
+
+
+def test_origins_are_what_a_browser_sends() -> None:
+    """Case, a slash and the scheme's own port do not matter; what is no origin is refused."""
+    assert read_origins(("https://Home.LAN/", "http://[::1]:3000", "http://a:80", "*")) == {
+        "https://home.lan", "http://[::1]:3000", "http://a", "*",
+    }  # fmt: skip
+    assert read_origins(()) == frozenset()
+    for name in ("home.lan", "https://home.lan/x", "null", "https://*", "*.lan", "https://", "a b"):
+        with pytest.raises(UserError) as refused:
+            read_origins((name,))
+        assert refused.value.report.id == "gateway.origins"
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")

@@ -7,10 +7,13 @@ import io
 import json
 import os
 import signal
+import time
 
 import psutil
 
 from enginehouse.core.lifecycle import State
+from enginehouse.edges.processes import EngineProcess
+from enginehouse.gateway.supervisor import MEMORY_FOR_S
 from tests.integration.conftest import Serving
 
 ASK = {"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
@@ -135,3 +138,46 @@ async def test_nothing_outlives_a_stop(serving: Serving) -> None:
         assert len(family) == 2
     _, alive = psutil.wait_procs(family, timeout=5)
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+class Counted:
+    """An engine's process whose readings of memory are counted."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        self._process = process
+        self.readings = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._process, name)
+
+    def memory(self) -> tuple[int, int | None]:
+        self.readings += 1
+        return self._process.memory()
+
+
+async def test_an_engines_memory_is_not_read_at_every_request(serving: Serving) -> None:
+    """Lists and metrics share one reading for a while; a new engine is read anew."""
+    async with serving() as served:
+        supervisor, client = served.supervisor, served.client
+        assert supervisor._process is not None
+        counted = Counted(supervisor._process)
+        supervisor._process = counted  # type: ignore[assignment]
+        began = time.monotonic()
+        sizes = set()
+        for _ in range(10):
+            for path in ("/api/tags", "/v1/models", "/metrics"):
+                async with client.get(path) as answer:
+                    assert answer.status == 200
+            async with client.get("/api/ps") as answer:
+                sizes.add((await answer.json())["models"][0]["size"])
+        assert counted.readings <= 1 + (time.monotonic() - began) // MEMORY_FOR_S
+        assert len(sizes) == counted.readings
+        assert min(sizes) > 1 << 20
+        supervisor.memory(0.0)  # who has to decide on it reads it now
+        assert counted.readings == len(sizes) + 1
+        restarts = supervisor.restarts
+        counted._process.kill()
+        while supervisor.restarts == restarts:
+            await supervisor.wait_change()
+        assert await supervisor.wait_settled() is State.READY
+        assert supervisor.memory() > 1 << 20

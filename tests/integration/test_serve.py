@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.integration.gateways import Running, running
+from tests.integration.houses import House
 
 SERVER = """
 import asyncio, sys
@@ -55,3 +60,55 @@ def test_an_end_before_it_serves_is_an_interruption(
     assert child.returncode == code
     assert not os.path.exists(socket_path)
     assert not list((tmp_path / "leases").glob("*"))
+
+
+def loaded(gateway: Running) -> set[str]:
+    """Return the models that are loaded."""
+    return {model["name"] for model in gateway.ask("/api/ps").lines[0]["models"]}
+
+
+def test_pinned_models_are_loaded_after_the_first(tmp_path: Path) -> None:
+    """What is pinned is loaded without being asked for, one after another; others are not."""
+    house = House(tmp_path)
+    others: list[object] = [("one", [], 0, True), ("lazy", [], 0, False), ("two", [], 0, True)]
+    with running(house, env={"OTHERS": json.dumps(others)}) as gateway:
+        ends = time.monotonic() + 30
+        while loaded(gateway) != {"fake:latest", "one:latest", "two:latest"}:
+            assert time.monotonic() < ends, loaded(gateway)
+            time.sleep(0.1)
+        load = {"model": "one", "keep_alive": 0, "prompt": ""}
+        assert gateway.ask("/api/generate", load).status == 200
+        assert "one:latest" in loaded(gateway)  # pinned is pinned
+    assert (house.folder / "gateway.log").read_text() == ""
+
+
+def test_a_pinned_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    """Too large or broken: said in the log; the rest is loaded, and the first serves on."""
+    house = House(tmp_path)
+    broken = ["--fail", "it cannot be"]
+    others = [("huge", [], 1 << 60, True), ("broken", broken, 0, True), ("good", [], 0, True)]
+    with running(
+        house, env={"OTHERS": json.dumps(others), "ENGINEHOUSE_SERVE_LOAD_WAIT": "20s"}
+    ) as gateway:
+        ends = time.monotonic() + 60
+        while loaded(gateway) != {"fake:latest", "good:latest"}:
+            assert time.monotonic() < ends, loaded(gateway)
+            assert gateway.chat() == 200
+            time.sleep(0.2)
+        assert gateway.ask("/health").status == 200
+    huge, failed = (house.folder / "gateway.log").read_text().splitlines()
+    assert huge.startswith("huge is pinned (serve.pin) and could not be loaded: it needs about 1,1")
+    assert failed.startswith("broken is pinned (serve.pin) and could not be loaded: ")
+
+
+def test_an_end_while_pinned_models_load_waits_for_none(tmp_path: Path) -> None:
+    """SIGINT in the middle of a load ends the server and the engine that was loading."""
+    house = House(tmp_path)
+    others = [("slow", ["--load-s", "600"], 0, True)]
+    with running(house, env={"OTHERS": json.dumps(others)}) as gateway:
+        while not list((house.folder / "state" / "engines" / "slow").glob("engine.log")):
+            time.sleep(0.05)
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGINT)
+        gateway.process.wait(30)
+        assert time.monotonic() - began < 20

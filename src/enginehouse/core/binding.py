@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterable
 
 from enginehouse.core.errors import UserError
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+OWN_PORTS = {"http": ":80", "https": ":443"}
 
 
 def is_loopback(host: str) -> bool:
@@ -35,3 +40,24 @@ def check_binding(host: str, has_keys: bool, is_forced: bool) -> None:
             "set gateway.insecure to yes, if the network itself is trusted",
         ),
     )
+
+
+def read_origins(names: Iterable[str]) -> frozenset[str]:
+    """Return the origins of web pages as browsers write them; "*" stands for all.
+
+    Raises:
+        UserError: `gateway.origins`, for what no browser would send.
+    """
+    found = set()
+    for name in names:
+        origin = name.lower().removesuffix("/")
+        if name != "*" and not ORIGIN.fullmatch(origin):
+            raise UserError(
+                "gateway.origins",
+                f"gateway.origins cannot hold {name[:100]}",
+                evidence=("an origin is a scheme, a host and perhaps a port, or * for all pages",),
+                remedies=("write https://home.lan, or http://localhost:3000",),
+            )
+        own = OWN_PORTS.get(origin.partition("://")[0])
+        found.add(origin.removesuffix(own) if own else origin)
+    return frozenset(found)

@@ -14,6 +14,7 @@ from enginehouse.core.workload import WORKLOADS
 Value = str | int | float | bool
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST_S = 100 * 366 * 86400.0
 BYTE_UNITS = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
@@ -275,13 +276,21 @@ def _parse_number(raw: object) -> float | None:
 
 
 def parse_duration(raw: object) -> float | None:
-    """Parse `5m`, `1h30m`, `250ms` or a number of seconds; None when it is none of these."""
+    """Parse `5m`, `1h30m`, `250ms` or a number of seconds; None when it is none of these.
+
+    What is longer than anybody lives is no duration either.
+    """
+    seconds = _seconds_of(raw)
+    return seconds if seconds is not None and 0 <= seconds <= LONGEST_S else None
+
+
+def _seconds_of(raw: object) -> float | None:
     if isinstance(raw, int | float):
-        return float(raw) if raw >= 0 else None
+        return min(raw, LONGEST_S + 1.0)
     text = str(raw).strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)

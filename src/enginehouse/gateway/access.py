@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from enginehouse.core.binding import is_loopback
 from enginehouse.core.chat import Usage
-from enginehouse.core.errors import ErrorReport
+from enginehouse.core.errors import ErrorReport, MachineError
 from enginehouse.core.keys import ApiKey, key_in, may, recognise
 from enginehouse.core.rate_limit import Bucket, charge, full, refilled, take
 from enginehouse.gateway.answer import RequestError
@@ -100,7 +100,10 @@ class Guarded:
 
     def note(self, caller: Caller, usage: Usage | None) -> None:
         """Charge the tokens of an answer to its key."""
-        key = self.keys().get(caller.key) if caller.key else None
+        try:
+            key = self.keys().get(caller.key) if caller.key else None
+        except MachineError:  # the file broke meanwhile; the next request is told
+            return
         if key is None or usage is None or not key.tokens_per_min:
             return
         now = time.monotonic()

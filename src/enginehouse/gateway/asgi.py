@@ -14,11 +14,12 @@ from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginehouse.core.dialect import Dialect, Rendered, Route
-from enginehouse.core.errors import ErrorReport
+from enginehouse.core.errors import EnginehouseError, ErrorReport
 from enginehouse.core.statuses import status_of
 from enginehouse.dialects import load_dialects
 from enginehouse.gateway.answer import RequestError
 from enginehouse.gateway.openapi import describe
+from enginehouse.gateway.pages import open_to_pages
 from enginehouse.gateway.proxy import Proxy
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ LIVING = "Ollama is running"
 
 
 def build_app(proxy: Proxy) -> ASGIApp:
-    """Return the app over one router's models."""
+    """Return the app over one router's models, open to the web pages that may ask."""
     dialects = {dialect.name: dialect for dialect in load_dialects()}
     mounted = {
         (route.method, route.path): _Mounted(dialect, route, proxy)
@@ -45,6 +46,9 @@ def build_app(proxy: Proxy) -> ASGIApp:
             proxy.access.check(request.scope, "use")
         except RequestError as problem:
             return _response(dialects["openai"].render_error(problem.report, problem.status))
+        except EnginehouseError as problem:
+            status = status_of(problem.report)
+            return _response(dialects["openai"].render_error(problem.report, status))
         return Response(
             proxy.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -87,7 +91,7 @@ def build_app(proxy: Proxy) -> ASGIApp:
         one = mounted.get((scope.get("method", ""), scope.get("path", "")), others)
         await one(scope, receive, send)
 
-    return app
+    return open_to_pages(app, proxy.access.origins)
 
 
 class _Mounted:

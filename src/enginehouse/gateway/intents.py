@@ -290,7 +290,11 @@ async def carry_pull(
     async def fetch() -> None:
         try:
             if proxy.router.offer(pull.model) is None:
-                proxy.router.add(await proxy.library.fetch(pull.model, on_progress))
+                offer = await proxy.library.fetch(pull.model, on_progress)
+                proxy.router.add(offer)
+                if proxy.router.offer(pull.model) is None:  # it is asked for by what was pulled
+                    proxy.router.alias(offer.served.name, pull.model)
+                    proxy.library.keep_aliases(dict(proxy.router.aliases))
         finally:
             lines.put_nowait(None)
 

@@ -110,7 +110,14 @@ class Rules:
 
 
 class Access(Protocol):
-    """Says who a request comes from and whether it may."""
+    """Says who a request comes from and whether it may.
+
+    `origins` are those of the web pages that may ask, "*" for all.
+    """
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins of web pages that may ask."""
 
     def check(self, scope: Scope, route_scope: str) -> Caller:
         """Return the caller.
@@ -125,6 +132,8 @@ class Access(Protocol):
 
 class Open:
     """Lets everybody in: for an endpoint on the loopback without keys."""
+
+    origins: frozenset[str] = frozenset()
 
     def check(self, scope: Scope, route_scope: str) -> Caller:
         """Return nobody in particular."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.catalog import Served, find_served, plain_name
 from enginehouse.core.errors import EnginehouseError, MachineError, UserError
+from enginehouse.core.lifecycle import State
 from enginehouse.core.placement import Held, Room, place
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.gateway.server import Server
@@ -197,6 +198,33 @@ class Router:
             return await self.find(step.other_model, context)
         return offer, self.loaded(offer, context) or await self._load(offer, context)
 
+    async def preload(self, offer: Offer) -> str:
+        """Load a model beside those that are loaded; return why it could not be, else nothing.
+
+        Nothing is unloaded for it: it is not asked for yet.
+
+        Raises:
+            EnginehouseError: when it cannot be started.
+        """
+        name = offer.served.name
+        step = offer.steps[self._step.get(name, 0)]
+        wanted, free = self.observed.get(name) or step.needed_bytes, self.limits.free_bytes()
+        if self.loaded(offer) is None and wanted > free:
+            return f"it needs about {wanted:,} bytes; {max(0, free):,} are free above the reserve"
+        limit_s = self.limits.load_wait_s
+        try:
+            return await asyncio.wait_for(self._preload(offer), limit_s)
+        except asyncio.TimeoutError:
+            return f"it was not loaded within {limit_s:g} s"
+
+    async def _preload(self, offer: Offer) -> str:
+        while True:
+            _, server = await self.find(offer.served.name)
+            if await server.supervisor.wait_settled() is State.READY:
+                return ""
+            if not await self.fall_back(offer, server):
+                return server.supervisor.reason
+
     async def fall_back(self, offer: Offer, failed: Server) -> bool:
         """Go on with the next step of a model's chain, after its server failed for good.
 
@@ -283,7 +311,7 @@ class Router:
         predicted = offer.steps[0].needed_bytes if offer else 0
         return Held(
             name,
-            server.supervisor.memory() or predicted,
+            server.supervisor.memory(0.0) or predicted,
             server.in_flight,
             bool(offer and offer.is_pinned),
             server.load_s or 1.0,
@@ -307,7 +335,7 @@ class Router:
 
     async def _stop(self, name: str) -> None:
         server = self._servers.pop(name)
-        self.observed[name] = max(self.observed.get(name, 0), server.supervisor.memory())
+        self.observed[name] = max(self.observed.get(name, 0), server.supervisor.memory(0.0))
         await server.stop()
 
     # life

@@ -28,6 +28,8 @@ from enginehouse.gateway.serving import Serving
 if TYPE_CHECKING:
     from enginehouse.edges.telemetry_sdk import Telemetry
 
+log = logging.getLogger(__name__)
+
 
 async def serve(
     offers: tuple[Offer, ...], serving: Serving, leases: LeaseBook,
@@ -36,8 +38,8 @@ async def serve(
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM; a second one does not wait for requests to end.
 
-    The first offer is loaded at once, the others when they are asked for. `beside` runs once the
-    first is ready, and is told whether no request is in flight.
+    The first offer is loaded at once, pinned ones after it, the others when they are asked for.
+    `beside` runs once these are loaded, and is told whether no request is in flight.
 
     Raises:
         KeyboardInterrupt: when it was asked to stop before it served.
@@ -76,18 +78,16 @@ async def serve(
         http = asyncio.ensure_future(_answer(server, bound))
         watcher = asyncio.ensure_future(first.hold(bound, serving, on_ready))
         stopping = asyncio.ensure_future(stop.wait())
-        besides = asyncio.ensure_future(_run_beside(first, router, beside)) if beside else None
+        after = asyncio.ensure_future(_go_on(first, router, offers[1:], beside))
         try:
             await asyncio.wait({http, watcher, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watcher.done():
                 watcher.result()
         finally:
             server.should_exit = True
-            for task in (stopping, watcher, watching):
+            for task in (stopping, watcher, watching, after):
                 task.cancel()
-            if besides is not None:
-                besides.cancel()
-                await asyncio.gather(besides, return_exceptions=True)
+            await asyncio.gather(after, return_exceptions=True)
             await asyncio.gather(http, stopping, watcher, watching, return_exceptions=True)
             await router.stop()
             if serving.log is not None:
@@ -168,16 +168,37 @@ def _url(bound: socket.socket, serving: Serving) -> str:
     return f"{scheme}://{shown}:{bound.getsockname()[1]}"
 
 
-async def _run_beside(
-    first: _First, router: Router,
-    beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]],
+async def _go_on(
+    first: _First, router: Router, others: tuple[Offer, ...],
+    beside: Callable[[Callable[[], bool]], Coroutine[Any, Any, None]] | None,
 ) -> None:  # fmt: skip
-    """Run what goes on beside serving; its end, good or bad, does not end the server."""
+    """Once the first model is ready, load the pinned ones, and run what goes on beside serving.
+
+    Its end, good or bad, does not end the server.
+    """
     await first.ready.wait()
+    for offer in others:
+        if offer.is_pinned:
+            await _load_pinned(router, offer)
+    if beside is None:
+        return
     try:
         await beside(lambda: not any(one.in_flight for one in router.servers.values()))
     except EnginehouseError as problem:
-        logging.getLogger(__name__).warning("what ran beside ended: %s", problem.report.what)
+        log.warning("what ran beside ended: %s", problem.report.what)
+
+
+async def _load_pinned(router: Router, offer: Offer) -> None:
+    """Load a pinned model, or say why it is not; a request for it tries again."""
+    name = offer.served.name
+    try:
+        problem = await router.preload(offer)
+    except EnginehouseError as refusal:
+        problem = "; ".join((refusal.report.what, *refusal.report.evidence))
+    if problem:
+        log.warning("%s is pinned (serve.pin) and could not be loaded: %s", name, problem)
+    else:
+        log.info("%s is loaded, since it is pinned", name)
 
 
 def _server(app: object, serving: Serving) -> uvicorn.Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,8 @@ from enginehouse.gateway.replay import Replay
 FAILED_REST_S = 30.0
 """A server that failed for good may be tried anew after this long."""
 STALL_S = 120.0
+MEMORY_FOR_S = 3.0
+"""How long a reading of the engine's memory is shown: reading it walks all its pages."""
 JSON = {"Content-Type": "application/json"}
 
 
@@ -84,6 +87,8 @@ class Supervisor:
         self.in_flight = 0
         self.keeper: SlotKeeper | None = None
         self.last_progress_at = 0.0
+        self._memory = 0
+        self._memory_at = -math.inf
         self._replay = Replay()
         self.on_change: Callable[[], None] = lambda: None
         self._leases = leases
@@ -141,12 +146,15 @@ class Supervisor:
             return False
         return time.monotonic() - self.failed_at > FAILED_REST_S
 
-    def memory(self) -> int:
-        """Return the engine's memory in bytes (PSS where known, else RSS)."""
+    def memory(self, max_age_s: float = MEMORY_FOR_S) -> int:
+        """Return the engine's memory in bytes (PSS where known, else RSS), read not long ago."""
         if self._process is None:
             return 0
-        rss, pss = self._process.memory()
-        return pss or rss
+        now = time.monotonic()
+        if now - self._memory_at >= max_age_s:
+            rss, pss = self._process.memory()
+            self._memory, self._memory_at = pss or rss, now
+        return self._memory
 
     def progress(self) -> None:
         """Note that an answer's bytes came out of the engine."""
@@ -160,6 +168,7 @@ class Supervisor:
     def _move(self, event: Event, reason: str) -> None:
         self.state = next_state(self.state, event)
         self.reason = reason
+        self._memory_at = -math.inf
         self._changed.set()
         self._changed = asyncio.Event()
         self.on_change()

@@ -214,4 +214,4 @@ class PullLines:
 
     def failed(self, report: ErrorReport) -> bytes:
         """Render a failure after lines were sent."""
-        return line({"error": report.what})
+        return line({"error": report.what, "code": report.id})
