@@ -17,6 +17,7 @@ from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.remedies import CONTEXT_STEP, Situation, describe_remedy, remedied
 from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
+from enginehouse.core.variants import by_predicted_speed
 from enginehouse.core.workload import Workload
 
 GAIN_TO_MOVE = 1.02
@@ -68,14 +69,19 @@ class Place:
     def levers(self) -> tuple[Lever, ...]:
         """Return the steps worth trying, those that decide most first.
 
-        With several streams that is how many are decoded together, then the quantization.
+        With several streams that is how many are decoded together, then the quantization: the one
+        that is predicted fastest, the next one only when that gained nothing or was refused.
         """
         own = self.engine.levers(self.machine, self.forms.of(self.engine), self.workload)
         names = tuple(self.forms.variants) if "gguf" in self.engine.formats else ()
         if not names:
             return own
         why = "fewer bytes to read, or a format that this CPU computes faster"
-        weights = lever("quantization", names[:1], why, names[1:])
+        source = self.forms.model.quantization
+        fast, rest = by_predicted_speed(
+            names, source, self.workload.prompt_tokens, self.workload.output_tokens
+        )
+        weights = lever("quantization", fast[:1], why, (*fast[2:], *rest), fast[1:2])
         first = 1 if self.workload.streams > 1 else 0
         return (*own[:first], weights, *own[first:])
 
@@ -100,7 +106,9 @@ def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Propos
     base = found
     for one in place.levers():
         best = base
-        for step in one.steps:
+        for step in (*one.steps, *one.spare):
+            if best != base and step in one.spare:
+                break
             candidate = base.with_settings(**dict(step))
             if candidate.id not in tried.last:
                 if place.refuse(candidate) is None:

@@ -173,9 +173,9 @@ class LlamaCpp:
         levers = []
         if workload.streams > 1:
             levers.append(_slots_lever(workload))
-        levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
         if workload.streams <= 2:
             levers.append(lever("speculation", ("ngram-mod",), "text that repeats drafts itself"))
+        levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
         levers.append(lever("kv_type", ("q8_0",), "half the KV cache to read"))
         if prompt_tokens > 512:
             levers.append(lever("ubatch", (1024, 256), "prefill in other chunks"))
@@ -226,7 +226,7 @@ def _slots_lever(workload: Workload) -> Lever:
     shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
     plain = settings_of({"slots": counts[0], "prefix_sharing": "on", "flash_attention": "off"})
     why = "several requests share one read, and one prefix"
-    return Lever((plain, *shared[:1]), why, tuple(shared[1:]))
+    return Lever((plain,), why, tuple(shared[1:]), tuple(shared[:1]))
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:
