@@ -64,6 +64,9 @@ class Silent:
     def on_trial_start(self, label: str, number: int) -> None:
         """Take the start of a trial."""
 
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        """Take the time left and the best so far."""
+
     def on_trial_end(self, trial: Trial, label: str) -> None:
         """Take a trial's record."""
 

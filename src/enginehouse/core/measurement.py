@@ -6,9 +6,13 @@ The definitions follow the field's own load generators (GuideLLM, `vllm bench se
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+LEAST_GAPS = 8
+"""Fewer gaps between the pieces of one answer tell nothing of its pace."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,14 @@ def with_estimates(samples: Sequence[RequestSample]) -> list[RequestSample]:
         else s
         for s in samples
     ]
+
+
+def steady_rate(sample: RequestSample) -> float:
+    """Return the median pace of one answer's pieces, per second; 0 for a short one."""
+    times = sample.chunk_times_s
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+    middle = gaps[len(gaps) // 2] if len(gaps) >= LEAST_GAPS else 0.0
+    return 1.0 / middle if middle else 0.0
 
 
 def tpot_s(sample: RequestSample) -> float:

@@ -125,8 +125,8 @@ def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Propos
 
 
 def base_of(trials: Sequence[Trial], minimal: Candidate) -> Candidate:
-    """Return what a build's ladder stands on: the first that was measured, else the minimal one."""
-    return next((trial.candidate for trial in trials if trial.has_measurement), minimal)
+    """Return what a build's ladder stands on: the first that gave a token, else the minimal."""
+    return next((trial.candidate for trial in trials if trial.gave_a_token), minimal)
 
 
 @dataclass(frozen=True)

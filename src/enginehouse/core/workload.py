@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+SHORT_OUTPUT_TOKENS = 32
+"""How long answers of several streams are while a search explores."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,30 @@ class Workload:
     def context_tokens(self) -> int:
         """Tokens of context that one request needs, with room for a chat template."""
         return self.shared_prefix_tokens + self.prompt_tokens + self.output_tokens + 128
+
+    def shortened(self) -> Workload:
+        """Return the load that a search explores with: as many streams, shorter requests.
+
+        Prompt and answer shrink alike, so that rates of it rank candidates as the whole load's do;
+        a shared prefix stays, since what sharing brings depends on its length. One stream answers
+        soon enough, and keeps its requests.
+        """
+        share = SHORT_OUTPUT_TOKENS / self.output_tokens
+        if self.streams == 1 or share >= 1:
+            return self
+        prompt_tokens = max(1, round(share * self.prompt_tokens))
+        return replace(self, prompt_tokens=prompt_tokens, output_tokens=SHORT_OUTPUT_TOKENS)
+
+    def answers_to_wait_for(self, slots: int) -> int:
+        """Return how many whole answers an exploring load needs of an engine with some slots.
+
+        Twice as many as it makes at once, or one a stream: then few prompts are computed whose
+        answers are still to come. A shared prefix is computed in the first wave, which all of them
+        then have whole.
+        """
+        if self.shared_prefix_tokens or slots < 1:
+            return self.streams
+        return min(self.streams, 2 * slots)
 
 
 WORKLOADS: dict[str, Workload] = {
