@@ -204,7 +204,7 @@ def _gain_over(winner: _Scored, good: list[_Scored], minimal: Candidate, table: 
     versus = table.ratio(winner.id, base.id) if _both_final(winner, base) else None
     if versus is None:
         share = f"{_over(winner, base):.2f}× the minimal candidate"
-        return share if winner.is_final else f"{share}; explored only, there was no time for finals"
+        return share if winner.is_final else f"{share}; explored only, without finals"
     sure = f"95 % interval {versus.low:.2f} to {versus.high:.2f}"
     return f"{versus.middle:.2f}× the minimal candidate ({sure})"
 

@@ -164,9 +164,9 @@ class Measuring:
 
     def window(self, workload: Workload, candidate: Candidate) -> Window:
         """Return the window of the trial's load."""
-        answers = 0
+        answers = workload.least_answers
         if self.is_short:
-            answers = workload.answers_to_wait_for(int(candidate.get("slots") or 0))
+            answers = workload.answers_to_explore(int(candidate.get("slots") or 0))
         if self.pace is None:
             return Window(self.window_s, answers=answers)
         pace, window_s = self.pace, self.window_s

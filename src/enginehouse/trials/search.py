@@ -44,9 +44,14 @@ BUILD_HINT = 1.1
 a hint with a few percent of noise."""
 BUILD_NEAR = 0.85
 """With a first answer this near the tuned build's, another build tries the best one's settings."""
+LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
+"""So many candidates are tried before time is kept for finals, within this share of the budget: the
+minimal one, and what is known to bring most (on a CPU weights, slots, attention, drafting)."""
 MOST_IN_FINALS = 2
 LONG_BUDGET_S = 900.0
 """From here on the finals hold one more: there is time to be less sure of what was explored."""
+LONGER = 1.25
+"""How much longer than the last trial the next one may take."""
 REFERENCE_EVERY = 10
 DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
@@ -164,9 +169,9 @@ class Hunt:
         return first or self.bases[self.builds[0].digest]
 
     def ends_with_a_trial_s(self) -> float:
-        """Return how long the next trial that explores may take, judged by those before."""
-        lengths = sorted(t.duration_s for t in self.trials if t.measurement is not None)
-        return lengths[len(lengths) * 3 // 4] if lengths else 0.0
+        """Return how long the next trial that explores may take: like the last one, and a bit."""
+        lengths = [t.duration_s for t in self.trials if t.measurement is not None]
+        return LONGER * lengths[-1] if lengths else 0.0
 
     def exploring_s(self) -> float:
         """Return the seconds left for exploring: the finals keep what they are likely to take."""
@@ -177,7 +182,7 @@ class Hunt:
         lengths = [self._last_s(one) for one in entered or (base,)]
         exams = sum(not self.lab.is_judged(one, base) for one in entered)
         reserve_s = finals_reserve_s(lengths, exams * self.exams_s / 2, self.budget_s)
-        return self.left_s(FINALS_SHARE) - reserve_s
+        return self.left_s() - reserve_s
 
     @property
     def window_s(self) -> float:
@@ -322,9 +327,13 @@ class Hunt:
         return False
 
     def _may_explore(self) -> bool:
-        if len(self.trials) < FIRST_CANDIDATES:
-            return self.left_s(2.0) > self.ends_with_a_trial_s()
-        return self.exploring_s() > self.ends_with_a_trial_s()
+        trial_s = self.ends_with_a_trial_s()
+        explored = sum(trial.outcome is not Outcome.PROVEN for trial in self.trials)
+        if explored < FIRST_CANDIDATES:
+            return self.left_s(2.0) > trial_s
+        if explored < LEAST_CANDIDATES:
+            return self.left_s(LEAST_CANDIDATES_SHARE) > trial_s
+        return self.exploring_s() > trial_s
 
     async def _sample(self) -> None:
         """Sample the space of all builds that serve, and look at the base again now and then."""
@@ -354,6 +363,8 @@ class Hunt:
             proposal = Proposal(candidate, "what was measured points here")
             trial = await self._try(proposal, self._build_of(candidate), EXPLORE)
             sampler.learn(candidate, throughput(trial) if trial.measurement else 0.0)
+            if self.best() == candidate:
+                await self._judge_weights(candidate)
 
     async def _look_at_the_base(self) -> None:
         base = self.base()
