@@ -121,6 +121,8 @@ async def test_exploring_sends_shorter_requests_of_as_many_streams(
     assert short.measurement is not None
     assert whole.measurement is not None
     assert short.measurement.requests >= 2
+    assert short.measurement.is_short
+    assert not whole.measurement.is_short
     assert short.measurement.output_tokens <= 16 * 32
     assert whole.measurement.requests >= 8
     assert whole.measurement.output_tokens >= 8 * 96

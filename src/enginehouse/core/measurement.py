@@ -56,7 +56,8 @@ class Measurement:
     streams, where one read serves many, and where the bandwidth has not been measured.
     `cut` counts requests that the end of the load's time cut off: `requests` are the whole ones,
     and the tokens of the others are estimated by their text. `goodput_tok_per_s` counts only
-    requests within the limits that were asked for, None when none were.
+    requests within the limits that were asked for, None when none were. `is_short` says that the
+    requests were the shorter ones that a search explores with (`Workload.shortened`).
     """
 
     workload: str
@@ -78,6 +79,7 @@ class Measurement:
     first_error: str = ""
     cut: int = 0
     goodput_tok_per_s: float | None = None
+    is_short: bool = False
 
     @property
     def score_tok_per_s(self) -> float:
@@ -128,6 +130,7 @@ def measure(
     memory_bandwidth_bytes_per_s: float | None = None,
     peak_memory_bytes: int = 0,
     limits: Limits | None = None,
+    is_short: bool = False,
 ) -> Measurement:
     """Make a load's figures of its samples; failed requests count only as failed.
 
@@ -166,6 +169,7 @@ def measure(
         first_error=next((s.error for s in samples if s.error), ""),
         cut=len(counted) - len(good),
         goodput_tok_per_s=goodput(counted, limits, duration_s) if limits else None,
+        is_short=is_short,
     )
 
 

@@ -516,6 +516,7 @@ class _Attempt:
             memory_bandwidth_bytes_per_s=self.bench.bandwidth_bytes_per_s,
             peak_memory_bytes=trial.peak_memory_bytes,
             limits=self.bench.limits,
+            is_short=self.measuring.workload(self.bench.workload) != self.bench.workload,
         )
 
     async def _watch(self) -> None:
