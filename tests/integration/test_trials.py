@@ -14,6 +14,8 @@ from enginehouse.core.candidate import Candidate
 from enginehouse.core.contest import EXPLORE, PROOF
 from enginehouse.core.engine import Launch
 from enginehouse.core.forms import Forms
+from enginehouse.core.measurement import Limits
+from enginehouse.core.propose import Proposal
 from enginehouse.core.trial import Deadlines, Outcome, Stage, Trial
 from enginehouse.core.workload import Workload
 from enginehouse.edges.leases import LeaseBook
@@ -21,6 +23,7 @@ from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
+from enginehouse.trials.lab import BenchLab
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
@@ -189,3 +192,30 @@ async def test_an_interrupted_trial_is_kept_as_such(records: Records, tmp_path: 
         await task
     assert [trial.outcome for trial in records.trials()] == [Outcome.INTERRUPTED]
     assert not list((tmp_path / "leases").glob("*.json"))
+
+
+async def test_with_limits_on_times_nothing_is_shortened(records: Records, tmp_path: Path) -> None:
+    """Shorter requests would keep a limit too easily, so exploring then sends whole ones."""
+    load = Workload("tiny", "long answers", 4, 8, 0, 64, 48, forced_lengths=True)
+    bench = dataclasses.replace(bench_of(records, tmp_path, ()), workload=load)
+    for limits, is_short in ((Limits(ttft_s=5.0), False), (None, True)):
+        lab = BenchLab(dataclasses.replace(bench, limits=limits), Silent())
+        trial = await lab.run(Proposal(CANDIDATE, "a lever"), WHEEL, 0.0, EXPLORE)
+        assert trial.measurement is not None
+        assert trial.measurement.is_short is is_short
+
+
+class Silent:
+    """Says nothing."""
+
+    def on_step(self, text: str) -> None:
+        pass
+
+    def on_trial_start(self, label: str, number: int) -> None:
+        pass
+
+    def on_trial_end(self, trial: Trial, label: str) -> None:
+        pass
+
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        pass

@@ -173,6 +173,16 @@ def measure(
     )
 
 
+def scaled(figures: Measurement, factor: float) -> Measurement:
+    """Return a measurement with its rates multiplied, for an engine that is supposed faster."""
+    good = figures.goodput_tok_per_s
+    return replace(
+        figures,
+        output_tok_per_s=factor * figures.output_tok_per_s,
+        goodput_tok_per_s=None if good is None else factor * good,
+    )
+
+
 def goodput(samples: Sequence[RequestSample], limits: Limits, duration_s: float) -> float:
     """Return output tokens per second of the requests that kept the limits."""
     tokens = sum(s.output_tokens for s in samples if limits.keeps(s))

@@ -49,8 +49,12 @@ class BenchLab:
         if proposal.remedy is not None and proposal.remedy.action == "drop-page-cache":
             self.watch.on_step(self.bench.drop_page_cache())
         pace = self.ratio.paces.get(self.against.id) if self.against is not None else None
+        # Limits are on whole requests: shorter ones would keep them too easily, and a low rate
+        # does not mean that few of them are kept.
+        is_limited = self.bench.limits is not None
         measuring = Measuring(
-            window_s, pace, purpose, proves=purpose == PROOF, is_short=purpose not in WHOLE,
+            window_s, None if is_limited else pace, purpose, proves=purpose == PROOF,
+            is_short=purpose not in WHOLE and not is_limited,
             is_hinting=purpose in (MINIMAL, PROOF),
         )  # fmt: skip
         return await run_trial(

@@ -28,6 +28,7 @@ from enginehouse.core.contest import (
     finalists,
     is_compared,
 )
+from enginehouse.core.measurement import scaled
 from enginehouse.core.propose import Place, Proposal, base_of, propose, throughput
 from enginehouse.core.remedies import ACTIONS, NEXT_BUILD
 from enginehouse.core.space import Dimension, dimensions_of
@@ -170,7 +171,7 @@ class Hunt:
 
     def ends_with_a_trial_s(self) -> float:
         """Return how long the next trial that explores may take: like the last one, and a bit."""
-        lengths = [t.duration_s for t in self.trials if t.measurement is not None]
+        lengths = [t.duration_s for t in self.trials if t.has_measurement]
         return LONGER * lengths[-1] if lengths else 0.0
 
     def exploring_s(self) -> float:
@@ -301,12 +302,8 @@ class Hunt:
         )
         if first is None or first.measurement is None:
             return trial
-        hint = trial.first_tok_per_s / first.first_tok_per_s if first.first_tok_per_s else 1.0
-        supposed = replace(
-            first.measurement,
-            output_tok_per_s=first.measurement.output_tok_per_s * (hint or 1.0),
-            goodput_tok_per_s=None,
-        )
+        hint = trial.first_tok_per_s / first.first_tok_per_s if first.first_tok_per_s else 0.0
+        supposed = scaled(first.measurement, hint or 1.0)
         return replace(trial, outcome=Outcome.MEASURED, measurement=supposed)
 
     async def _judge(self, candidate: Candidate) -> bool:
