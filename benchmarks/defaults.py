@@ -54,6 +54,9 @@ class Lines:
     def on_trial_start(self, label: str, number: int) -> None:
         sys.stderr.write(f"  trial {number}: {label}\n")
 
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        pass
+
     def on_trial_end(self, trial: Trial, label: str) -> None:
         rate = trial.measurement.output_tok_per_s if trial.measurement else 0.0
         sys.stderr.write(f"    {trial.outcome.value} {rate:.1f} tok/s\n")

@@ -87,6 +87,9 @@ class Lines:
     def on_trial_start(self, label: str, number: int) -> None:
         """Take the start of a trial."""
 
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        """Take the time left and the best so far."""
+
     def on_trial_end(self, trial: Trial, label: str) -> None:
         """Write what came of a trial."""
         rate = trial.measurement.output_tok_per_s if trial.measurement else 0.0

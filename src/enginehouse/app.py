@@ -383,7 +383,8 @@ class House:
             for trial in self._records.trials_of(bench.model.digest, bench.workload.name)
             if trial.candidate.build_digest in here
             and bench.forms.has(trial.candidate)
-            and trial.outcome not in (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED)
+            and trial.outcome
+            not in (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED, Outcome.PROVEN)
             and trial.machine_before is not None
             and trial.machine_before.fingerprint() == machine.fingerprint()
         )

@@ -199,6 +199,9 @@ class Noted:
         self.refusals.append(text)
         self.watch.on_step(text)
 
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        self.watch.on_progress(left_s, best, tok_per_s)
+
     def on_trial_start(self, label: str, number: int) -> None:
         self.watch.on_trial_start(label, number)
 

@@ -128,6 +128,7 @@ class SearchTalk:
     def __init__(self, write: Callable[[str], None] = say) -> None:
         self._write = write
         self._number = 0
+        self._so_far = ""
 
     def on_step(self, text: str) -> None:
         """Take one sentence on what happens next or was refused."""
@@ -136,7 +137,14 @@ class SearchTalk:
     def on_trial_start(self, label: str, number: int) -> None:
         """Take the start of a trial."""
         self._number = number
-        self._write(f"trial {number}: {label} …")
+        self._write(f"trial {number}: {label} …{self._so_far}")
+        self._so_far = ""
+
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        """Take how much time is left and the best so far, to be told with the next trial."""
+        left = f"{max(0.0, left_s):.0f} s left" if left_s < 600 else f"{left_s / 60:.0f} min left"
+        shown = f"; best so far {tok_per_s:.1f} tok/s: {best}" if best else ""
+        self._so_far = f" [{left}{shown}]"
 
     def on_trial_end(self, trial: Trial, label: str) -> None:
         """Take a trial's record."""

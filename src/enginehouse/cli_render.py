@@ -17,6 +17,7 @@ from enginehouse.core.settings import SETTINGS
 if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
     from enginehouse.core.conditions_of_trial import Conditions
+    from enginehouse.core.measurement import Measurement
     from enginehouse.core.model import Model
     from enginehouse.core.quality import Quality
     from enginehouse.core.settings import Settings
@@ -149,7 +150,8 @@ def trial_text(trial: Trial) -> str:
             )
         lines.append(
             f"  tokens     {figures.prompt_tokens} prompt ({figures.cached_tokens} cached), "
-            f"{figures.output_tokens} output; {figures.requests} requests, {figures.failed} failed"
+            f"{figures.output_tokens} output; {figures.requests} {_kind(figures)}, "
+            f"{figures.failed} failed"
         )
         lines.append(f"  repeated   {figures.repeated_ngram_share:.1%} of output 4-grams")
         if figures.roofline_share is not None:
@@ -225,3 +227,7 @@ def curl_example(url: str, model_name: str) -> str:
         f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' "
         f"-d {shlex.quote(json.dumps(body))}"
     )
+
+
+def _kind(figures: Measurement) -> str:
+    return "requests (shorter ones, to explore)" if figures.is_short else "requests"

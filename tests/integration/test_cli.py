@@ -317,7 +317,7 @@ def test_the_leaderboard_says_why_each_lost() -> None:
     assert header.split()[:3] == ["#", "TRIAL", "TOK/S"]
     assert "60.0" in rows[0]
     assert "threads 2" in rows[0]
-    assert rows[0].endswith("chosen: 1.50× the minimal candidate")
+    assert rows[0].endswith("chosen: 1.50× the minimal candidate; explored only, without finals")
     assert "minimal" in rows[1]
     assert rows[1].endswith("33% slower than the chosen one")
     assert rows[2].endswith("failed: memory ran out")
@@ -327,18 +327,19 @@ def test_the_leaderboard_says_why_each_lost() -> None:
 
 
 def test_a_search_is_told_line_by_line() -> None:
-    """The start and the end of every trial are a line each, with its rate or its failure."""
+    """The start and the end of every trial are a line each, with the time left and the best."""
     lines: list[str] = []
     talk = SearchTalk(lines.append)
     candidate = Candidate("llama.cpp", values.WHEEL.digest, ())
     talk.on_trial_start("minimal (comes first)", 1)
     talk.on_trial_end(values.trial(candidate, 40.0), "minimal")
+    talk.on_progress(125.4, "minimal", 40.04)
     talk.on_trial_start("threads 2 (a lever)", 2)
     talk.on_trial_end(values.trial(candidate, None, Outcome.EXITED, "it broke"), "threads 2")
     assert lines == [
         "trial 1: minimal (comes first) …",
         "trial 1: minimal: 40.0 tok/s",
-        "trial 2: threads 2 (a lever) …",
+        "trial 2: threads 2 (a lever) … [125 s left; best so far 40.0 tok/s: minimal]",
         "trial 2: threads 2: exited: it broke",
     ]
 

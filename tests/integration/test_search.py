@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, answer_key
 from enginehouse.core.choose import choose
-from enginehouse.core.contest import ABLATION, EXPLORE, FINAL, MINIMAL
+from enginehouse.core.contest import ABLATION, EXPLORE, FINAL, MINIMAL, PROOF
 from enginehouse.core.forms import Forms
 from enginehouse.core.measurement import Measurement
 from enginehouse.core.propose import Place, Proposal
@@ -20,7 +20,7 @@ from enginehouse.trials.search import Hunt
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL, measurement, trial
 
 CROWD = WORKLOADS["crowd"]
-TRIAL_S = 10.0
+TRIAL_S, PROOF_S, LOAD_S = 10.0, 2.0, 8.0
 
 
 def rate_of(candidate: Candidate) -> float:
@@ -53,7 +53,8 @@ class Formula:
         variants = {
             name: dataclasses.replace(MODEL, quantization=name) for name in ("Q4_0", "Q8_0")
         }
-        return Place(ENGINE, machine, Forms((MODEL,), variants), CROWD, 512 << 20)
+        source = dataclasses.replace(MODEL, quantization="Q4_1")
+        return Place(ENGINE, machine, Forms((source,), variants), CROWD, 512 << 20)
 
     def minimal(self, build: Build) -> Candidate:
         return ENGINE.minimal(build, MODEL, CROWD)
@@ -69,15 +70,24 @@ class Formula:
         return self.refuses(candidate)
 
     async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
-        self.clock_s += TRIAL_S
         candidate = proposal.candidate
         outcome = Outcome.EXITED if self.fails(candidate) else Outcome.MEASURED
+        if purpose == PROOF and outcome is Outcome.MEASURED:
+            self.clock_s += PROOF_S
+            proven = trial(candidate, None, Outcome.PROVEN)
+            first = self.rate(candidate)
+            return dataclasses.replace(
+                proven, build=build, purpose=purpose, duration_s=PROOF_S, first_tok_per_s=first
+            )
+        self.clock_s += TRIAL_S
         figures: Measurement | None = None
         if outcome is Outcome.MEASURED:
-            figures = measurement(self.rate(candidate) * self.rng.gauss(1, self.noise))
+            rate = self.rate(candidate) * self.rng.gauss(1, self.noise)
+            figures = dataclasses.replace(measurement(rate), duration_s=LOAD_S)
         return dataclasses.replace(
             trial(candidate, None, outcome),
             build=build, purpose=purpose, duration_s=TRIAL_S, measurement=figures,
+            first_tok_per_s=self.rate(candidate) if purpose == MINIMAL else 0.0,
             diagnosis=None if figures else Diagnosis(None, "it broke"),
         )  # fmt: skip
 
@@ -97,6 +107,9 @@ class Talk:
     def on_trial_end(self, trial: Trial, label: str) -> None:
         pass
 
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        pass
+
 
 async def hunt_with(
     lab: Formula, budget_s: float = 400.0, earlier: tuple[Trial, ...] = (), seed: int = 0
@@ -114,7 +127,7 @@ def winner_of(hunt: Hunt) -> Candidate:
 async def test_every_build_gives_a_token_before_any_is_tuned() -> None:
     """The first trials are the builds' minimal candidates, then the climb begins."""
     hunt, _ = await hunt_with(Formula())
-    assert [t.purpose for t in hunt.trials[:3]] == [MINIMAL, MINIMAL, EXPLORE]
+    assert [t.purpose for t in hunt.trials[:3]] == [MINIMAL, PROOF, EXPLORE]
     assert [t.build for t in hunt.trials[:2]] == [WHEEL, BINARY]
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from enginehouse.core.candidate import Candidate
+from enginehouse.core.contest import EXPLORE, PROOF
 from enginehouse.core.engine import Launch
 from enginehouse.core.forms import Forms
+from enginehouse.core.measurement import Limits
+from enginehouse.core.propose import Proposal
 from enginehouse.core.trial import Deadlines, Outcome, Stage, Trial
 from enginehouse.core.workload import Workload
 from enginehouse.edges.leases import LeaseBook
@@ -20,7 +23,8 @@ from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
-from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.lab import BenchLab
+from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
 
@@ -94,6 +98,39 @@ async def test_a_good_engine_is_measured(records: Records, tmp_path: Path) -> No
     assert trial.diagnosis is None
 
 
+async def test_a_proof_ends_with_the_first_answer(records: Records, tmp_path: Path) -> None:
+    """A build that is only to prove itself is sent no load, and tells how fast it answered."""
+    bench = bench_of(records, tmp_path, ("--token-s", "0.01"))
+    measuring = Measuring(purpose=PROOF, proves=True, is_hinting=True)
+    trial = await run_trial(bench, WHEEL, CANDIDATE, TokenRatio(), None, measuring)
+    assert trial.outcome is Outcome.PROVEN
+    assert trial.gave_a_token
+    assert not trial.has_measurement
+    assert 20 < trial.first_tok_per_s <= 101
+    assert Stage.MEASURE not in {event.stage for event in trial.stages}
+    assert records.trial(trial.id) == trial
+
+
+async def test_exploring_sends_shorter_requests_of_as_many_streams(
+    records: Records, tmp_path: Path
+) -> None:
+    """Answers are cut to 32 tokens; two of one slot end the load, though 8 streams wait."""
+    load = Workload("tiny", "long answers", 8, 16, 0, 64, 96, forced_lengths=True)
+    bench = dataclasses.replace(bench_of(records, tmp_path, ()), workload=load)
+    one_slot = CANDIDATE.with_settings(slots=1)
+    measuring = Measuring(0.0, purpose=EXPLORE, is_short=True)
+    short = await run_trial(bench, WHEEL, one_slot, TokenRatio(), None, measuring)
+    whole = await run_trial(bench, WHEEL, one_slot, TokenRatio(), None, Measuring(0.0))
+    assert short.measurement is not None
+    assert whole.measurement is not None
+    assert short.measurement.requests >= 2
+    assert short.measurement.is_short
+    assert not whole.measurement.is_short
+    assert short.measurement.output_tokens <= 16 * 32
+    assert whole.measurement.requests >= 8
+    assert whole.measurement.output_tokens >= 8 * 96
+
+
 @pytest.mark.parametrize(
     ("script", "outcome", "stage", "says"),
     [
@@ -155,3 +192,30 @@ async def test_an_interrupted_trial_is_kept_as_such(records: Records, tmp_path: 
         await task
     assert [trial.outcome for trial in records.trials()] == [Outcome.INTERRUPTED]
     assert not list((tmp_path / "leases").glob("*.json"))
+
+
+async def test_with_limits_on_times_nothing_is_shortened(records: Records, tmp_path: Path) -> None:
+    """Shorter requests would keep a limit too easily, so exploring then sends whole ones."""
+    load = Workload("tiny", "long answers", 4, 8, 0, 64, 48, forced_lengths=True)
+    bench = dataclasses.replace(bench_of(records, tmp_path, ()), workload=load)
+    for limits, is_short in ((Limits(ttft_s=5.0), False), (None, True)):
+        lab = BenchLab(dataclasses.replace(bench, limits=limits), Silent())
+        trial = await lab.run(Proposal(CANDIDATE, "a lever"), WHEEL, 0.0, EXPLORE)
+        assert trial.measurement is not None
+        assert trial.measurement.is_short is is_short
+
+
+class Silent:
+    """Says nothing."""
+
+    def on_step(self, text: str) -> None:
+        pass
+
+    def on_trial_start(self, label: str, number: int) -> None:
+        pass
+
+    def on_trial_end(self, trial: Trial, label: str) -> None:
+        pass
+
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        pass

@@ -40,7 +40,7 @@ def launches(engine: Engine, machine: Machine) -> list[Launch]:
         steps = [
             step
             for lever in engine.levers(machine, model, workload)
-            for step in (*lever.steps, *lever.more)
+            for step in (*lever.steps, *lever.spare, *lever.more)
         ]
         candidates = [minimal, *(minimal.with_settings(**dict(step)) for step in steps)]
         found += [Launch(build, candidate, model, endpoint, "/run/e") for candidate in candidates]

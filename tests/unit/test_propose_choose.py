@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginehouse.core.candidate import Candidate
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import finalists
 from enginehouse.core.forms import Forms
 from enginehouse.core.propose import Place, propose
 from enginehouse.core.trial import Outcome, Trial
-from enginehouse.core.workload import WORKLOADS
+from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.engines.llama_cpp import ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL, trial
 
@@ -76,7 +79,7 @@ def test_the_fastest_wins_and_every_loser_says_why() -> None:
     )
     assert [r.trial.candidate for r in ranked] == [fast, slow, MINIMAL, broken]
     assert [r.reason for r in ranked] == [
-        "chosen: 4.00× the minimal candidate",
+        "chosen: 4.00× the minimal candidate; explored only, without finals",
         "50% slower than the chosen one",
         "75% slower than the chosen one",
         "failed: out of memory",
@@ -107,3 +110,52 @@ def test_repeated_measurements_count_by_their_median() -> None:
     trials = [trial(MINIMAL, 100)] * 3 + [trial(lucky, 300), trial(lucky, 80), trial(lucky, 80)]
     assert choose(trials, MINIMAL)[0].trial.candidate == MINIMAL
     assert finalists(trials, MINIMAL, 2, {}) == ()
+
+
+def climb(workload: Workload, rate: Callable[[Candidate], float], refused: str = "") -> list[str]:
+    """Climb with quantizations of a Q4_1 model; return what was tried, as differences."""
+    source = dataclasses.replace(MODEL, quantization="Q4_1")
+    variants = {n: dataclasses.replace(MODEL, quantization=n) for n in ("Q4_K_M", "Q4_0")}
+    place = Place(ENGINE, MACHINE, Forms((source,), variants), workload, 0)
+    minimal = ENGINE.minimal(WHEEL, MODEL, workload)
+    trials: list[Trial] = []
+    while (proposal := propose(place, minimal, trials)) is not None:
+        candidate = proposal.candidate
+        is_bad = bool(refused) and candidate.get("quantization") == refused
+        trials.append(
+            trial(candidate, None, Outcome.PRUNED) if is_bad else trial(candidate, rate(candidate))
+        )
+    return [t.candidate.describe_difference(minimal) for t in trials]
+
+
+def test_each_workload_climbs_what_was_measured_to_bring_most_first() -> None:
+    """Slots before weights for a crowd, sharing with slots for an assistant, weights for chat."""
+    gains = {"slots": 2.0, "quantization": 1.3, "flash_attention": 1.1, "speculation": 1.1}
+
+    def rate(candidate: Candidate) -> float:
+        held = {name for name, value in candidate.settings if (name, value) != ("slots", 1)}
+        return 50.0 * math.prod(gain for name, gain in gains.items() if name in held)
+
+    assert climb(WORKLOADS["crowd"], rate)[1:3] == ["slots 16", "quantization Q4_0, slots 16"]
+    assert climb(WORKLOADS["assistant"], rate)[1:3] == [
+        "flash_attention off, prefix_sharing on, slots 8",
+        "flash_attention off, prefix_sharing on, quantization Q4_0, slots 8",
+    ]
+    assert climb(WORKLOADS["chat"], rate)[1:4] == [
+        "quantization Q4_0",
+        "quantization Q4_0, speculation ngram-mod",
+        "flash_attention off, quantization Q4_0, speculation ngram-mod",
+    ]
+
+
+def test_a_spare_value_is_tried_only_when_nothing_before_it_gained() -> None:
+    """The second quantization follows the first one's refusal, and is left out after its gain."""
+
+    def rate(candidate: Candidate) -> float:
+        return 80.0 if candidate.get("quantization") else 50.0
+
+    assert "quantization Q4_K_M" not in climb(WORKLOADS["chat"], rate)
+    assert climb(WORKLOADS["chat"], rate, "Q4_0")[1:3] == [
+        "quantization Q4_0",
+        "quantization Q4_K_M",
+    ]

@@ -12,6 +12,7 @@ from enginehouse.core.variants import (
     KeptVariant,
     Variant,
     Workshop,
+    by_predicted_speed,
     choose_evictions,
     variants_of,
     weigh_variants,
@@ -118,3 +119,21 @@ def test_the_least_recently_used_goes_first_and_no_more_than_must(
     freed = [v.bytes for v in removed]
     assert sum(freed[:-1]) < total - budget or not removed
     assert not stays or total - sum(freed) <= budget
+
+
+def test_what_is_predicted_faster_than_the_source_comes_first() -> None:
+    """From Q4_1 the climb tries Q4_0 first; what is slower, or not known, is for the sampler."""
+    names = ("Q4_K_M", "Q4_0", "Q4_0-pure", "Q5_K_M")
+    fast, rest = by_predicted_speed(names, "Q4_1", 128, 96)
+    assert fast == ("Q4_0", "Q4_K_M")
+    assert rest == ("Q4_0-pure", "Q5_K_M")
+
+
+def test_of_a_source_that_is_the_fastest_already_nothing_is_climbed() -> None:
+    """From Q4_0 no other format is worth a trial of the climb."""
+    assert by_predicted_speed(("Q8_0", "Q4_0-pure"), "q4_0", 128, 96)[0] == ()
+
+
+def test_a_source_of_unknown_speed_is_slower_than_any_known_one() -> None:
+    """F16 is left for the fastest format first."""
+    assert by_predicted_speed(("Q8_0", "Q4_0"), "F16", 128, 96)[0] == ("Q4_0", "Q8_0")

@@ -81,6 +81,16 @@ ANSWER_SETTINGS = (
 """Settings that may change what a model answers, by rounding or by drafting."""
 
 
+PRECISION_SETTINGS = ("quantization", "kv_type", "kv_cache_dtype", "dtype")
+"""Those of them that store numbers with fewer bits."""
+
+
+def precision_key(candidate: Candidate) -> Settings:
+    """Return with how many bits a candidate computes; equal keys answer alike but for ties."""
+    held = tuple((n, v) for n, v in candidate.settings if n in PRECISION_SETTINGS)
+    return (("engine", candidate.engine), *held)
+
+
 def answer_key(candidate: Candidate) -> Settings:
     """Return what of a candidate may change its answers; equal keys need one exam.
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from enginehouse.core.candidate import Candidate, answer_key
-from enginehouse.core.contest import FINAL, TIE, Contribution, Table, contributions
+from enginehouse.core.contest import (
+    FINAL,
+    TIE,
+    Contribution,
+    Table,
+    contributions,
+    explored_rates,
+)
 from enginehouse.core.interval import Interval
 from enginehouse.core.propose import throughput
 from enginehouse.core.quality import Quality
@@ -38,12 +45,16 @@ class Ranked:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A candidate's trial nearest its rate, that rate, and how many trials it rests on."""
+    """A candidate's trial nearest its rate, that rate, and how many trials it rests on.
+
+    `explored` is its rate under the loads that explored, which may be shorter than the finals'.
+    """
 
     trial: Trial
     rate: float
     trials: int
     is_final: bool
+    explored: float = 0.0
 
     @property
     def id(self) -> str:
@@ -77,6 +88,10 @@ def choose(
             ranked.append(Ranked(s.trial, s.rate, s.trials, f"refused: {refused[s.id]}"))
         elif s.trial.outcome is Outcome.PRUNED:
             ranked.append(Ranked(s.trial, s.rate, s.trials, _why_given_up(s, best)))
+        elif s.trial.outcome is Outcome.PROVEN:
+            ranked.append(
+                Ranked(s.trial, 0.0, s.trials, "gave a token; its speed was not measured")
+            )
         else:
             why = _why_failed(s.trial, answered.get(s.trial.id, 0))
             ranked.append(Ranked(s.trial, 0.0, s.trials, why))
@@ -115,7 +130,9 @@ def _score(group: list[Trial]) -> _Scored:
     candidate, as a free port does.
     """
     mended = {t.remedy.trial_id for t in group if t.remedy is not None and t.has_measurement}
-    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.PRUNED, Outcome.EXAMINED)
+    fine = (
+        Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.PRUNED, Outcome.EXAMINED, Outcome.PROVEN,
+    )  # fmt: skip
     failed = [t for t in group if t.outcome not in fine and t.id not in mended]
     measured = [t for t in group if t.has_measurement]
     given_up = [t for t in group if t.outcome is Outcome.PRUNED]
@@ -127,7 +144,15 @@ def _score(group: list[Trial]) -> _Scored:
     counted = finals or measured
     middle = median(throughput(t) for t in counted)
     nearest = min(counted, key=lambda t: abs(throughput(t) - middle))
-    return _Scored(nearest, middle, len(counted), bool(finals))
+    explored = explored_rates(measured).get(nearest.candidate.id, 0.0)
+    return _Scored(nearest, middle, len(counted), bool(finals), explored)
+
+
+def _over(one: _Scored, other: _Scored) -> float:
+    """Return one's rate ÷ the other's, both under loads of one kind."""
+    if one.is_final == other.is_final or not (one.explored and other.explored):
+        return one.rate / other.rate
+    return one.explored / other.explored
 
 
 def _both_final(one: _Scored, other: _Scored) -> bool:
@@ -178,13 +203,14 @@ def _gain_over(winner: _Scored, good: list[_Scored], minimal: Candidate, table: 
         return ""
     versus = table.ratio(winner.id, base.id) if _both_final(winner, base) else None
     if versus is None:
-        return f"{winner.rate / base.rate:.2f}× the minimal candidate"
+        share = f"{_over(winner, base):.2f}× the minimal candidate"
+        return share if winner.is_final else f"{share}; explored only, without finals"
     sure = f"95 % interval {versus.low:.2f} to {versus.high:.2f}"
     return f"{versus.middle:.2f}× the minimal candidate ({sure})"
 
 
 def _why_lost(s: _Scored, winner: _Scored, versus: Interval | None) -> str:
-    behind = 1 - (versus.middle if versus else s.rate / winner.rate)
+    behind = 1 - (versus.middle if versus else _over(s, winner))
     if versus is not None and versus.holds_one:
         shown = f"{-versus.high + 1:+.0%} to {-versus.low + 1:+.0%} slower"
         return f"a tie within noise ({shown}), but further from the minimal candidate"

@@ -18,10 +18,12 @@ from enginehouse.core.interval import Interval, quantile
 from enginehouse.core.propose import throughput
 from enginehouse.core.trial import Outcome, Trial
 
-MINIMAL, EXPLORE, FINAL, ABLATION, REFERENCE, EXAM = (
-    "minimal", "explore", "final", "ablation", "reference", "exam",
+MINIMAL, PROOF, EXPLORE, FINAL, ABLATION, REFERENCE, EXAM = (
+    "minimal", "proof", "explore", "final", "ablation", "reference", "exam",
 )  # fmt: skip
 """What a trial is for."""
+WHOLE = (FINAL, ABLATION)
+"""What whole requests are measured for; the others' may be shorter (`Workload.shortened`)."""
 TIE = 0.03
 """Means closer than this share count as a tie although noise is smaller: not worth a risk."""
 BAR = 0.9
@@ -96,15 +98,23 @@ class Table:
 
 
 def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:
-    """Return each measured candidate's median rate by id; a candidate that once failed has none."""
+    """Return each measured candidate's median rate by id; a candidate that once failed has none.
+
+    Only trials that explored count, so that loads of one kind are compared; whole loads do for a
+    candidate that has no other.
+    """
     mended = {t.remedy.trial_id for t in trials if t.remedy is not None and t.has_measurement}
-    fine = (Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.RUNNING, Outcome.EXAMINED)
+    fine = (
+        Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.RUNNING, Outcome.EXAMINED, Outcome.PROVEN,
+    )  # fmt: skip
     failed = {t.candidate.id for t in trials if t.outcome not in fine and t.id not in mended}
-    rates: dict[str, list[float]] = {}
-    for trial in trials:
-        if trial.has_measurement and trial.candidate.id not in failed:
-            rates.setdefault(trial.candidate.id, []).append(throughput(trial))
-    return {id: median(values) for id, values in rates.items()}
+    measured = [t for t in trials if t.has_measurement and t.candidate.id not in failed]
+    explored: dict[str, list[float]] = {}
+    whole: dict[str, list[float]] = {}
+    for trial in measured:
+        rates = whole if trial.purpose in WHOLE else explored
+        rates.setdefault(trial.candidate.id, []).append(throughput(trial))
+    return {id: median(values) for id, values in {**whole, **explored}.items()}
 
 
 def finalists(
@@ -164,12 +174,11 @@ def contributions(
 ) -> tuple[Contribution, ...]:
     """Return what each setting of the winner brought, from the trials with and without it.
 
-    Trials that were measured for it count, as do the finals; else what was explored.
+    Whole loads of both count, else what was explored of both: the two kinds are never compared.
     """
-    ours = _best_evidence(trials, winner)
     found = []
     for settings, without in ablations(winner, base):
-        theirs = _best_evidence(trials, without)
+        ours, theirs = _like_evidence(trials, winner, without)
         if not ours or not theirs:
             continue
         ratio = median(map(throughput, ours)) / median(map(throughput, theirs))
@@ -179,7 +188,19 @@ def contributions(
     return tuple(found)
 
 
-def _best_evidence(trials: Sequence[Trial], candidate: Candidate) -> tuple[Trial, ...]:
-    own = [t for t in trials if t.candidate.id == candidate.id and t.has_measurement]
-    careful = [t for t in own if t.purpose in (FINAL, ABLATION)]
-    return tuple(careful or own)
+def is_compared(trials: Sequence[Trial], winner: Candidate, without: Candidate) -> bool:
+    """Whether trials show what the winner's setting brought."""
+    return all(_like_evidence(trials, winner, without))
+
+
+def _like_evidence(
+    trials: Sequence[Trial], one: Candidate, other: Candidate
+) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+    """Return trials of both candidates under loads of one kind, whole ones where both have some."""
+
+    def of(candidate: Candidate, is_whole: bool) -> tuple[Trial, ...]:
+        own = (t for t in trials if t.candidate.id == candidate.id and t.has_measurement)
+        return tuple(t for t in own if (t.purpose in WHOLE) is is_whole)
+
+    pairs = [(of(one, is_whole), of(other, is_whole)) for is_whole in (True, False)]
+    return next((pair for pair in pairs if all(pair)), ((), ()))

@@ -62,22 +62,26 @@ class Tunable:
 class Lever:
     """One step a search may take: try each of these changes on top of the best so far.
 
-    A step changes one tunable, or several that only help together. `more` are values for the
-    sampler only, once the steps have been climbed.
+    A step changes one tunable, or several that only help together. `spare` are tried in turn only
+    while nothing before them gained: it was no faster, it failed, or its answers were refused.
+    `more` are values for the sampler only, once the steps have been climbed.
     """
 
     steps: tuple[Settings, ...]
     why: str
     more: tuple[Settings, ...] = ()
+    spare: tuple[Settings, ...] = ()
 
 
-def lever(tunable: str, values: Sequence[Setting], why: str, more: Sequence[Setting] = ()) -> Lever:
+def lever(
+    tunable: str, values: Sequence[Setting], why: str, more: Sequence[Setting] = (),
+    spare: Sequence[Setting] = (),
+) -> Lever:  # fmt: skip
     """Return the lever that tries these values of one tunable."""
-    return Lever(
-        tuple(((tunable, value),) for value in values),
-        why,
-        tuple(((tunable, value),) for value in more),
+    steps, others, spared = (
+        tuple(((tunable, value),) for value in each) for each in (values, more, spare)
     )
+    return Lever(steps, why, others, spared)
 
 
 def without_flags(argv: Sequence[str], flags: Collection[str]) -> tuple[str, ...]:

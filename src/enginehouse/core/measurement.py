@@ -6,9 +6,13 @@ The definitions follow the field's own load generators (GuideLLM, `vllm bench se
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+LEAST_GAPS = 8
+"""Fewer gaps between the pieces of one answer tell nothing of its pace."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Measurement:
     streams, where one read serves many, and where the bandwidth has not been measured.
     `cut` counts requests that the end of the load's time cut off: `requests` are the whole ones,
     and the tokens of the others are estimated by their text. `goodput_tok_per_s` counts only
-    requests within the limits that were asked for, None when none were.
+    requests within the limits that were asked for, None when none were. `is_short` says that the
+    requests were the shorter ones that a search explores with (`Workload.shortened`).
     """
 
     workload: str
@@ -74,6 +79,7 @@ class Measurement:
     first_error: str = ""
     cut: int = 0
     goodput_tok_per_s: float | None = None
+    is_short: bool = False
 
     @property
     def score_tok_per_s(self) -> float:
@@ -124,6 +130,7 @@ def measure(
     memory_bandwidth_bytes_per_s: float | None = None,
     peak_memory_bytes: int = 0,
     limits: Limits | None = None,
+    is_short: bool = False,
 ) -> Measurement:
     """Make a load's figures of its samples; failed requests count only as failed.
 
@@ -162,6 +169,17 @@ def measure(
         first_error=next((s.error for s in samples if s.error), ""),
         cut=len(counted) - len(good),
         goodput_tok_per_s=goodput(counted, limits, duration_s) if limits else None,
+        is_short=is_short,
+    )
+
+
+def scaled(figures: Measurement, factor: float) -> Measurement:
+    """Return a measurement with its rates multiplied, for an engine that is supposed faster."""
+    good = figures.goodput_tok_per_s
+    return replace(
+        figures,
+        output_tok_per_s=factor * figures.output_tok_per_s,
+        goodput_tok_per_s=None if good is None else factor * good,
     )
 
 
@@ -185,6 +203,14 @@ def with_estimates(samples: Sequence[RequestSample]) -> list[RequestSample]:
         else s
         for s in samples
     ]
+
+
+def steady_rate(sample: RequestSample) -> float:
+    """Return the median pace of one answer's pieces, per second; 0 for a short one."""
+    times = sample.chunk_times_s
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+    middle = gaps[len(gaps) // 2] if len(gaps) >= LEAST_GAPS else 0.0
+    return 1.0 / middle if middle else 0.0
 
 
 def tpot_s(sample: RequestSample) -> float:

@@ -5,29 +5,34 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from enginehouse.core.measurement import RequestSample
 
-GIVE_UP_SHARE = 0.5
-"""A single stream is given up when it made less than this share of what the best had by then."""
 PATIENCE_SHARE = 0.4
 """No load is given up before this share of its time: a prefix's prefill pays off later."""
-OVERTIME = 1.7
-"""Several streams are given up when they take this many times as long as the best took: many slots
-prefill all their prompts before they decode, so what they made by a moment says little."""
+EARLY_SHARE, LATE_SHARE = 0.6, 0.75
+"""A single stream is given up when it made less than this share of what the best had by then, early
+and at its window's end. The machine's noise is a few percent within one load and up to a fifth
+between two; the longer a load lasts, the less of a shortfall noise can be."""
+HOPELESS_SHARE = 0.75
+"""Several streams are given up when even with all that they still owe they would have made less
+than this share of the best's rate: many slots prefill all their prompts before they decode, so what
+they made by a moment says little, but the time that they took cannot be had back."""
 
 
 @dataclass(frozen=True)
 class Pace:
     """How the best candidate's text came: characters made by each moment, in seconds.
 
-    `ended_s` is when its load had done what every load of the search does.
+    `ended_s` is when its load ended; `per_answer` is how many characters its whole answers have.
     """
 
     times_s: tuple[float, ...]
     characters: tuple[float, ...]
     streams: int = 1
     ended_s: float = 0.0
+    per_answer: float = 0.0
 
     @staticmethod
     def of(samples: Sequence[RequestSample], streams: int = 1) -> Pace:
@@ -43,22 +48,41 @@ class Pace:
         for _, characters in arrivals:
             total += characters
             sums.append(total)
-        return Pace(tuple(at for at, _ in arrivals), tuple(sums), streams, ended - began)
+        whole = [len(s.text) for s in samples if not s.is_cut]
+        per_answer = mean(whole) if whole else 0.0
+        times = tuple(at for at, _ in arrivals)
+        return Pace(times, tuple(sums), streams, ended - began, per_answer)
+
+    @property
+    def rate(self) -> float:
+        """Characters a second over the whole load."""
+        return self.characters[-1] / self.ended_s if self.characters and self.ended_s else 0.0
 
     def made_by(self, elapsed_s: float) -> float:
         """Return the characters made by a moment."""
         index = bisect_right(self.times_s, elapsed_s)
         return self.characters[index - 1] if index else 0.0
 
-    def too_slow(self, elapsed_s: float, characters: int, window_s: float) -> str:
-        """Say why to give a load up, empty to go on."""
+    def too_slow(self, elapsed_s: float, characters: int, window_s: float, answers: int = 0) -> str:
+        """Say why to give a load up, empty to go on.
+
+        `answers` is how many whole answers the load waits for, 0 for one of each stream.
+        """
         if self.streams > 1:
-            if not self.ended_s or elapsed_s < OVERTIME * self.ended_s:
-                return ""
-            return f"not done after {elapsed_s:.1f} s, the best was after {self.ended_s:.1f} s"
-        if not self.times_s or elapsed_s < PATIENCE_SHARE * min(window_s, self.times_s[-1]):
+            return self._is_hopeless(elapsed_s, characters, window_s, answers or self.streams)
+        whole_s = min(window_s, self.times_s[-1]) if self.times_s else 0.0
+        if not whole_s or elapsed_s < PATIENCE_SHARE * whole_s:
             return ""
+        done = min(1.0, (elapsed_s / whole_s - PATIENCE_SHARE) / (1.0 - PATIENCE_SHARE))
         best = self.made_by(elapsed_s)
-        if characters >= GIVE_UP_SHARE * best:
+        if characters >= (EARLY_SHARE + done * (LATE_SHARE - EARLY_SHARE)) * best:
             return ""
         return f"{characters / best:.0%} of the best candidate's pace after {elapsed_s:.1f} s"
+
+    def _is_hopeless(self, elapsed_s: float, characters: int, window_s: float, answers: int) -> str:
+        most = max(float(characters), answers * self.per_answer)
+        is_early = elapsed_s < PATIENCE_SHARE * min(window_s, self.ended_s)
+        if is_early or most >= HOPELESS_SHARE * self.rate * elapsed_s:
+            return ""
+        share = most / (self.rate * elapsed_s)
+        return f"at most {share:.0%} of the best candidate's rate after {elapsed_s:.1f} s"

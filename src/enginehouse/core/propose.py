@@ -8,7 +8,7 @@ the best candidate so far (coordinate ascent). A failed trial never becomes the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.engine import Engine, Lever, Refusal, lever
@@ -17,10 +17,14 @@ from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.remedies import CONTEXT_STEP, Situation, describe_remedy, remedied
 from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
+from enginehouse.core.variants import by_predicted_speed
 from enginehouse.core.workload import Workload
 
 GAIN_TO_MOVE = 1.02
 """A value becomes the new base only when it is 2 % better: less is noise on a quiet machine."""
+NEAR = 0.9
+"""A value that is not further behind is tried again once another lever has gained: more slots help
+little where prompts take most of the time, and more when the weights compute faster."""
 MOST_CURES = 6
 """Trials that remedies may lead to before the search gives the minimal candidate up."""
 MOST_LEVER_CURES = 1
@@ -68,14 +72,19 @@ class Place:
     def levers(self) -> tuple[Lever, ...]:
         """Return the steps worth trying, those that decide most first.
 
-        With several streams that is how many are decoded together, then the quantization.
+        With several streams that is how many are decoded together, then the quantization: the one
+        that is predicted fastest, the next one only when that gained nothing or was refused.
         """
         own = self.engine.levers(self.machine, self.forms.of(self.engine), self.workload)
         names = tuple(self.forms.variants) if "gguf" in self.engine.formats else ()
         if not names:
             return own
         why = "fewer bytes to read, or a format that this CPU computes faster"
-        weights = lever("quantization", names[:1], why, names[1:])
+        source = self.forms.model.quantization
+        fast, rest = by_predicted_speed(
+            names, source, self.workload.prompt_tokens, self.workload.output_tokens
+        )
+        weights = lever("quantization", fast[:1], why, (*fast[2:], *rest), fast[1:2])
         first = 1 if self.workload.streams > 1 else 0
         return (*own[:first], weights, *own[first:])
 
@@ -98,27 +107,57 @@ def propose(place: Place, minimal: Candidate, trials: Sequence[Trial]) -> Propos
     if not isinstance(found, Candidate):
         return found
     base = found
+    near: list[Lever] = []
     for one in place.levers():
-        best = base
-        for step in one.steps:
-            candidate = base.with_settings(**dict(step))
-            if candidate.id not in tried.last:
-                if place.refuse(candidate) is None:
-                    return Proposal(candidate, one.why)
-                continue
-            way = _find_way(place, candidate, tried, MOST_LEVER_CURES)
-            if isinstance(way, Proposal) and way.refusal is None:
-                return way
-            measured = way if isinstance(way, Candidate) else candidate
-            if tried.throughput(measured) > GAIN_TO_MOVE * tried.throughput(best):
-                best = measured
-        base = best
+        climbed = _climb(place, base, one, tried)
+        if not isinstance(climbed, _Climbed):
+            return climbed
+        if climbed.best == base:
+            near += [replace(one, spare=())] if climbed.is_near else []
+            continue
+        base = climbed.best
+        for again in near:  # what hardly differed before may gain on the new base
+            climbed = _climb(place, base, again, tried)
+            if not isinstance(climbed, _Climbed):
+                return climbed
+            base = climbed.best
+        near = []
     return None
 
 
+@dataclass(frozen=True)
+class _Climbed:
+    """A lever that was climbed: what is best now, and whether a value of it was nearly as good."""
+
+    best: Candidate
+    is_near: bool
+
+
+def _climb(place: Place, base: Candidate, one: Lever, tried: _Tried) -> _Climbed | Proposal:
+    """Return what a lever brought on top of the base, or its next value to try."""
+    best, is_near = base, False
+    for step in (*one.steps, *one.spare):
+        if best != base and step in one.spare:
+            break
+        candidate = base.with_settings(**dict(step))
+        if candidate.id not in tried.last:
+            if place.refuse(candidate) is None:
+                return Proposal(candidate, one.why)
+            continue
+        way = _find_way(place, candidate, tried, MOST_LEVER_CURES)
+        if isinstance(way, Proposal) and way.refusal is None:
+            return way
+        measured = way if isinstance(way, Candidate) else candidate
+        rate = tried.throughput(measured)
+        is_near = is_near or (measured != base and rate > NEAR * tried.throughput(base))
+        if rate > GAIN_TO_MOVE * tried.throughput(best):
+            best = measured
+    return _Climbed(best, is_near)
+
+
 def base_of(trials: Sequence[Trial], minimal: Candidate) -> Candidate:
-    """Return what a build's ladder stands on: the first that was measured, else the minimal one."""
-    return next((trial.candidate for trial in trials if trial.has_measurement), minimal)
+    """Return what a build's ladder stands on: the first that gave a token, else the minimal."""
+    return next((trial.candidate for trial in trials if trial.gave_a_token), minimal)
 
 
 @dataclass(frozen=True)

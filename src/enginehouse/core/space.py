@@ -24,7 +24,7 @@ def dimensions_of(bases: Sequence[Candidate], levers: Iterable[Lever]) -> tuple[
     """Return the space that levers span around the bases of one engine's builds."""
     values: dict[str, dict[Value, None]] = {}
     for lever in levers:
-        for step in (*lever.steps, *lever.more):
+        for step in (*lever.steps, *lever.spare, *lever.more):
             for name, value in step:
                 known = values.setdefault(name, {base.get(name): None for base in bases})
                 known[value] = None

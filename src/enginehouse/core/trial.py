@@ -29,13 +29,14 @@ class Outcome(str, Enum):
     `running` is only seen while it runs, or when Enginehouse itself was killed meanwhile; the next
     start turns it into `interrupted`. `pruned` is a load that was given up since it was far behind
     the best: its figures are those until then. `examined` put the quality gate's exam instead of a
-    load.
+    load. `proven` gave a token, and no load was sent: it can serve, and how fast is not known.
     """
 
     RUNNING = "running"
     MEASURED = "measured"
     PRUNED = "pruned"
     EXAMINED = "examined"
+    PROVEN = "proven"
     EXITED = "exited"
     TIMED_OUT = "timed-out"
     GUARDED = "guarded"
@@ -134,7 +135,8 @@ class Trial:
     it.
     Exactly one of `exit_code` and `signal` is set once the engine has ended. `purpose` is what the
     search tried it for (`core/contest.py`); `fence` is how its memory was bounded: `cgroup v1`,
-    `cgroup v2`, `systemd scope`, or `watcher` alone.
+    `cgroup v2`, `systemd scope`, or `watcher` alone. `first_tok_per_s` is how fast the answer came
+    that proved that there are tokens, 0 where it was too short to tell: a hint, never a rank.
     """
 
     run_id: str
@@ -164,6 +166,12 @@ class Trial:
     quality: Quality | None = None
     fence: str = ""
     conditions: Conditions | None = None
+    first_tok_per_s: float = 0.0
+
+    @property
+    def gave_a_token(self) -> bool:
+        """Whether it can serve, measured or not."""
+        return self.has_measurement or self.outcome is Outcome.PROVEN
 
     @property
     def has_measurement(self) -> bool:

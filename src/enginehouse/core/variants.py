@@ -50,6 +50,14 @@ _WEIGHTS_PER_S = {
 """Weights a second and core, by means and type; measured on one AVX2 machine (docs/quality.md)."""
 
 
+_SPEEDS = {
+    "Q4_0": (597.0, 195.0), "IQ4_NL": (544.0, 158.0), "Q4_1": (285.0, 156.0),
+    "Q4_K_M": (415.0, 138.0), "Q8_0": (504.0, 126.0), "Q5_K_M": (258.0, 115.0),
+}  # fmt: skip
+"""Prefill and decode by `llama-bench` on one AVX2 machine, tok/s (docs/lab-log.md): what counts is
+how they compare."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A quantization of a model: what it will take, and why it is worth a trial, or not.
@@ -113,6 +121,26 @@ def weigh_variants(model: Model, header: GgufHeader, workshop: Workshop) -> tupl
         seconds = 0.0 if name in workshop.kept else predict_seconds(targets, workshop)
         weighed.append(Variant(name, size, seconds, f"{reason}{_note(targets, name)}", refusal))
     return tuple(weighed)
+
+
+def by_predicted_speed(
+    names: Sequence[str], source: str, prompt_tokens: int, output_tokens: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the formats predicted faster than the source, the fastest first, and the others.
+
+    A format whose token table is quantized too is among the others: it costs answers most.
+    """
+
+    def seconds(name: str) -> float | None:
+        speeds = _SPEEDS.get(name)
+        return prompt_tokens / speeds[0] + output_tokens / speeds[1] if speeds else None
+
+    own = seconds(source.upper())
+    known = {name: s for name in names if (s := seconds(name)) is not None}
+    fast = tuple(
+        sorted((n for n in known if own is None or known[n] < own), key=lambda n: known[n])
+    )
+    return fast, tuple(name for name in names if name not in fast)
 
 
 def predict_seconds(targets: Sequence[Target], workshop: Workshop) -> float:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+SHORT_OUTPUT_TOKENS = 32
+"""How long answers of several streams are while a search explores."""
+LEAST_PROMPT_TOKENS = 16
+TEMPLATE_TOKENS = 30
+"""What a chat template adds to a prompt, about (SmolLM2's with its system prompt); it is computed
+for short requests as for long ones."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,39 @@ class Workload:
     def context_tokens(self) -> int:
         """Tokens of context that one request needs, with room for a chat template."""
         return self.shared_prefix_tokens + self.prompt_tokens + self.output_tokens + 128
+
+    def shortened(self) -> Workload:
+        """Return the load that a search explores with: as many streams, shorter requests.
+
+        Prompt and answer shrink alike, so that rates of it rank candidates as the whole load's do;
+        a shared prefix stays, since what sharing brings depends on its length. One stream answers
+        soon enough, and keeps its requests.
+        """
+        share = SHORT_OUTPUT_TOKENS / self.output_tokens
+        if self.streams == 1 or share >= 1:
+            return self
+        seen = round(share * (self.prompt_tokens + TEMPLATE_TOKENS))
+        prompt_tokens = max(LEAST_PROMPT_TOKENS, seen - TEMPLATE_TOKENS)
+        return replace(self, prompt_tokens=prompt_tokens, output_tokens=SHORT_OUTPUT_TOKENS)
+
+    @property
+    def least_answers(self) -> int:
+        """Whole answers that a load of the finals waits for: one a stream.
+
+        A shared prefix is computed before the first of them, so there it is two: one alone would
+        count that three times as much as the whole load does.
+        """
+        return (2 if self.shared_prefix_tokens and self.streams > 1 else 1) * self.streams
+
+    def answers_to_explore(self, slots: int) -> int:
+        """Return how many whole answers an exploring load needs of an engine with some slots.
+
+        Twice as many as it makes at once: then few prompts are computed whose answers are still to
+        come. A shared prefix needs one a stream, all of which have it in front of them.
+        """
+        if self.shared_prefix_tokens or slots < 1:
+            return self.streams
+        return min(self.streams, 2 * slots)
 
 
 WORKLOADS: dict[str, Workload] = {

@@ -172,10 +172,10 @@ class LlamaCpp:
         prompt_tokens = workload.shared_prefix_tokens + workload.prompt_tokens
         levers = []
         if workload.streams > 1:
-            levers.append(_slots_lever(workload))
-        levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
+            levers += _slots_levers(workload)
         if workload.streams <= 2:
             levers.append(lever("speculation", ("ngram-mod",), "text that repeats drafts itself"))
+        levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
         levers.append(lever("kv_type", ("q8_0",), "half the KV cache to read"))
         if prompt_tokens > 512:
             levers.append(lever("ubatch", (1024, 256), "prefill in other chunks"))
@@ -214,19 +214,20 @@ def memory_settings(candidate: Candidate, machine: Machine | None = None) -> Lla
     )
 
 
-def _slots_lever(workload: Workload) -> Lever:
+def _slots_levers(workload: Workload) -> list[Lever]:
     """Slots, with prefix sharing where requests share a prefix: without it each slot computes it.
 
-    Without flash attention too, since on a CPU long contexts decode faster so (docs/lab-log.md).
+    Without flash attention too, since on a CPU long contexts decode faster so (docs/lab-log.md);
+    with it where that brings nothing.
     """
     counts = [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
     if workload.shared_prefix_tokens < 256:
         why = "several requests share one read of the weights"
-        return lever("slots", counts[:1], why, counts[1:])
+        return [lever("slots", counts[:1], why, counts[1:])]
     shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
     plain = settings_of({"slots": counts[0], "prefix_sharing": "on", "flash_attention": "off"})
     why = "several requests share one read, and one prefix"
-    return Lever((plain, *shared[:1]), why, tuple(shared[1:]))
+    return [Lever((plain,), why), Lever(tuple(shared[:1]), why, tuple(shared[1:]))]
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
-from enginehouse.core.contest import EXAM
+from enginehouse.core.contest import EXAM, MINIMAL, PROOF, WHOLE
 from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.quality import compare
 from enginehouse.core.trial import Outcome, Trial
@@ -49,7 +49,14 @@ class BenchLab:
         if proposal.remedy is not None and proposal.remedy.action == "drop-page-cache":
             self.watch.on_step(self.bench.drop_page_cache())
         pace = self.ratio.paces.get(self.against.id) if self.against is not None else None
-        measuring = Measuring(window_s, pace, purpose)
+        # Limits are on whole requests: shorter ones would keep them too easily, and a low rate
+        # does not mean that few of them are kept.
+        is_limited = self.bench.limits is not None
+        measuring = Measuring(
+            window_s, None if is_limited else pace, purpose, proves=purpose == PROOF,
+            is_short=purpose not in WHOLE and not is_limited,
+            is_hinting=purpose in (MINIMAL, PROOF),
+        )  # fmt: skip
         return await run_trial(
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
         )

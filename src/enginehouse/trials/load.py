@@ -82,13 +82,15 @@ class Window:
     """When a load ends before all is answered.
 
     After `ends_s` nothing new begins once every stream could have been answered: one request of a
-    single stream, one wave of several. Less would count prompts whose answers are still to come.
+    single stream, one wave of several; or, when it is given, once there are so many `answers`. Less
+    would count prompts whose answers are still to come.
     `too_slow` takes the seconds since the start and the characters that came, and says why to give
     the load up, empty to go on.
     """
 
     ends_s: float = math.inf
     too_slow: Callable[[float, int], str] = never_too_slow
+    answers: int = 0
 
 
 WHOLE = Window()
@@ -131,7 +133,8 @@ async def run_load(
             samples[index] = await ask(session, shape, prompt, keeper, live[index])
 
     def is_over() -> bool:
-        return len(samples) >= streams and time.perf_counter() - began > window.ends_s
+        enough = window.answers or streams
+        return len(samples) >= enough and time.perf_counter() - began > window.ends_s
 
     def partial() -> tuple[RequestSample, ...]:
         now = time.perf_counter()

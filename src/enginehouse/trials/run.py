@@ -24,7 +24,7 @@ from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.forms import Forms
 from enginehouse.core.guard import show
 from enginehouse.core.machine import Machine
-from enginehouse.core.measurement import Limits, RequestSample, measure
+from enginehouse.core.measurement import Limits, RequestSample, measure, steady_rate
 from enginehouse.core.model import Model
 from enginehouse.core.pace import Pace
 from enginehouse.core.propose import Place
@@ -64,7 +64,9 @@ LOG_LIMIT_BYTES = 4 << 20
 LEAST_ROOM_BYTES = 64 << 20
 """With less room no cgroup is made: its limit would end the engine before the guard could say why.
 """
-GOOD = (Outcome.MEASURED, Outcome.PRUNED, Outcome.EXAMINED)
+GOOD = (Outcome.MEASURED, Outcome.PRUNED, Outcome.EXAMINED, Outcome.PROVEN)
+PROOF_TOKENS = 32
+"""How long the first answer is where it tells how two builds compare; else a few tokens do."""
 
 
 class StageError(Exception):
@@ -143,20 +145,34 @@ class Bench:
 class Measuring:
     """How one trial measures: for how long at least, and against whose pace it may be given up.
 
-    With `examines` the quality gate's exam is put instead of the load.
+    With `examines` the quality gate's exam is put instead of the load, with `proves` nothing beyond
+    the first token. `is_short` explores with shorter requests (`Workload.shortened`); `is_hinting`
+    has a longer first answer, which tells how builds compare.
     """
 
     window_s: float = math.inf
     pace: Pace | None = None
     purpose: str = ""
     examines: bool = False
+    proves: bool = False
+    is_short: bool = False
+    is_hinting: bool = False
 
-    def window(self) -> Window:
+    def workload(self, whole: Workload) -> Workload:
+        """Return what of a workload the trial sends."""
+        return whole.shortened() if self.is_short else whole
+
+    def window(self, workload: Workload, candidate: Candidate) -> Window:
         """Return the window of the trial's load."""
+        answers = workload.least_answers
+        if self.is_short:
+            answers = workload.answers_to_explore(int(candidate.get("slots") or 0))
         if self.pace is None:
-            return Window(self.window_s)
+            return Window(self.window_s, answers=answers)
         pace, window_s = self.pace, self.window_s
-        return Window(window_s, lambda at_s, made: pace.too_slow(at_s, made, window_s))
+        return Window(
+            window_s, lambda at_s, made: pace.too_slow(at_s, made, window_s, answers), answers
+        )
 
 
 WHOLE_LOAD = Measuring()
@@ -298,6 +314,7 @@ class _Attempt:
     danger: str = ""
     conditions: Conditions | None = None
     oom_kills: OomKills = field(default_factory=OomKills)
+    first_tok_per_s: float = 0.0
 
     async def run(self, trial: Trial) -> Trial:
         deadlines = self.bench.deadlines.times(float(trial.candidate.get("patience") or 1))
@@ -310,11 +327,15 @@ class _Attempt:
             await self._stage(Stage.START, self.process.start(), deadlines.start_s)
             await self._stage(Stage.LOAD, self._wait_ready(), deadlines.load_s)
             await self._stage(Stage.FIRST_TOKEN, self._first_token(), deadlines.first_token_s)
-            if self.measuring.examines:
+            if self.measuring.proves:
+                outcome = Outcome.PROVEN
+            elif self.measuring.examines:
                 outcome = Outcome.EXAMINED
                 await self._stage(Stage.EXAM, self._examine(trial.candidate), deadlines.measure_s)
             else:
-                samples = await self._stage(Stage.MEASURE, self._measure(), deadlines.measure_s)
+                samples = await self._stage(
+                    Stage.MEASURE, self._measure(trial.candidate), deadlines.measure_s
+                )
         except TooSlowError as given_up:
             outcome, detail, samples = Outcome.PRUNED, str(given_up), given_up.samples
         except StageError as failure:
@@ -340,12 +361,15 @@ class _Attempt:
             duration_s=time.perf_counter() - self.began,
             memory=tuple(self.memory),
             conditions=self.conditions,
+            first_tok_per_s=self.first_tok_per_s,
         )
         if self._was_started() and (crashed or samples):
             trial = dataclasses.replace(trial, exit_code=ended.exit_code, signal=ended.signal)
         if samples:
             trial = dataclasses.replace(trial, measurement=self._figures(trial, samples))
-            self.ratio.paces[trial.candidate.id] = Pace.of(samples, self.bench.workload.streams)
+            if self.measuring.is_short or self.bench.workload.streams == 1:
+                pace = Pace.of(samples, self.bench.workload.streams)
+                self.ratio.paces[trial.candidate.id] = pace
         return trial
 
     async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:
@@ -412,11 +436,13 @@ class _Attempt:
                     raise StageError(Outcome.BAD_ANSWER, problem)
 
     async def _first_token(self) -> None:
-        shape = LoadShape(self.bench.model.name, output_tokens=4)
+        tokens = PROOF_TOKENS if self.measuring.is_hinting else 4
+        shape = LoadShape(self.bench.model.name, output_tokens=tokens)
         async with open_session(self.endpoint, keep_alive=False) as session:
             sample = await ask(session, shape, Prompt("", "Say hello."))
         if sample.error:
             raise StageError(Outcome.BAD_ANSWER, f"no first token: {sample.error}")
+        self.first_tok_per_s = steady_rate(sample)
         if not self.ratio.words_per_token:
             self.ratio.words_per_token = await self._words_per_token()
 
@@ -429,9 +455,9 @@ class _Attempt:
             said = f"the tokenizer gave no answer: {type(problem).__name__}: {problem}"
             raise StageError(Outcome.BAD_ANSWER, said) from problem
 
-    async def _measure(self) -> tuple[RequestSample, ...]:
+    async def _measure(self, candidate: Candidate) -> tuple[RequestSample, ...]:
         """Warm up with other prompts than the measured ones, then send the workload."""
-        workload, bench = self.bench.workload, self.bench
+        workload, bench = self.measuring.workload(self.bench.workload), self.bench
         warm_up = build_prompts(
             WORKLOADS["chat"], bench.passages, bench.questions, self.ratio.words_per_token,
             min(workload.streams, 4), salt="warm-up",
@@ -444,7 +470,12 @@ class _Attempt:
         shape = LoadShape(bench.model.name, workload.output_tokens, workload.forced_lengths)
         watch = ConditionsWatch(self.process.family())
         samples = await run_load(
-            self.endpoint, shape, prompts, workload.streams, self.keeper, self.measuring.window()
+            self.endpoint,
+            shape,
+            prompts,
+            workload.streams,
+            self.keeper,
+            self.measuring.window(workload, candidate),
         )
         self.conditions = watch.read()
         failed = [sample for sample in samples if sample.error]
@@ -485,6 +516,7 @@ class _Attempt:
             memory_bandwidth_bytes_per_s=self.bench.bandwidth_bytes_per_s,
             peak_memory_bytes=trial.peak_memory_bytes,
             limits=self.bench.limits,
+            is_short=self.measuring.workload(self.bench.workload) != self.bench.workload,
         )
 
     async def _watch(self) -> None:

@@ -11,19 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
+from enginehouse.core.allot import LEAST_ROUNDS, finals_reserve_s, whole_trial_s
+from enginehouse.core.candidate import Build, Candidate, Settings, answer_key, precision_key
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
     ABLATION,
     EXPLORE,
     FINAL,
     MINIMAL,
+    PROOF,
     REFERENCE,
+    WHOLE,
     Table,
     ablations,
     explored_rates,
     finalists,
+    is_compared,
 )
+from enginehouse.core.measurement import scaled
 from enginehouse.core.propose import Place, Proposal, base_of, propose, throughput
 from enginehouse.core.remedies import ACTIONS, NEXT_BUILD
 from enginehouse.core.space import Dimension, dimensions_of
@@ -31,16 +36,23 @@ from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
 from enginehouse.trials.sampler import Sampler
 
 FIRST_CANDIDATES = 3
-EXPLORING_SHARE = 0.5
-"""How much of the budget the ladder and the sampler may take; exams, finals and ablations have the
-rest."""
 EXAM_S = 12.0
 """What two exams are taken to cost before one was seen: about 8 s each for a small model."""
 FINALS_SHARE = 0.92
 MOST_ROUNDS = 6
+BUILD_HINT = 1.1
+"""A build is tuned before an earlier one when its first answer came this much faster: one answer is
+a hint with a few percent of noise."""
+BUILD_NEAR = 0.85
+"""With a first answer this near the tuned build's, another build tries the best one's settings."""
+LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
+"""So many candidates are tried before time is kept for finals, within this share of the budget: the
+minimal one, and what is known to bring most (on a CPU weights, slots, attention, drafting)."""
 MOST_IN_FINALS = 2
 LONG_BUDGET_S = 900.0
 """From here on the finals hold one more: there is time to be less sure of what was explored."""
+LONGER = 1.25
+"""How much longer than the last trial the next one may take."""
 REFERENCE_EVERY = 10
 DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
@@ -60,6 +72,9 @@ class Watch(Protocol):
 
     def on_trial_end(self, trial: Trial, label: str) -> None:
         """Take a trial's record."""
+
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        """Take how much time is left before a trial, and the best so far ("" for none yet)."""
 
 
 class Lab(Protocol):
@@ -103,6 +118,7 @@ class Hunt:
     began: float = 0.0
     exams_s: float = EXAM_S
     refused_keys: set[Settings] = field(default_factory=set)
+    sound_keys: set[Settings] = field(default_factory=set)
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -135,13 +151,14 @@ class Hunt:
         every = (*self.earlier, *self.trials)
         return [t for t in every if t.candidate.build_digest == build.digest]
 
-    def best(self) -> Candidate | None:
+    def best(self, trials: Sequence[Trial] | None = None) -> Candidate | None:
         """Return the fastest candidate that was explored and is not refused."""
-        rates = {i: r for i, r in explored_rates(self.known()).items() if i not in self.refused}
+        trials = self.known() if trials is None else trials
+        rates = {i: r for i, r in explored_rates(trials).items() if i not in self.refused}
         if not rates:
             return None
         best = max(rates, key=lambda id: rates[id])
-        return next(t.candidate for t in self.known() if t.candidate.id == best)
+        return next(t.candidate for t in trials if t.candidate.id == best)
 
     def known(self) -> tuple[Trial, ...]:
         """Return the trials of this search and of earlier ones."""
@@ -153,9 +170,20 @@ class Hunt:
         return first or self.bases[self.builds[0].digest]
 
     def ends_with_a_trial_s(self) -> float:
-        """Return how long the next trial may take, judged by those before."""
-        lengths = sorted(t.duration_s for t in self.trials if t.measurement is not None)
-        return lengths[len(lengths) * 3 // 4] if lengths else 0.0
+        """Return how long the next trial that explores may take: like the last one, and a bit."""
+        lengths = [t.duration_s for t in self.trials if t.has_measurement]
+        return LONGER * lengths[-1] if lengths else 0.0
+
+    def exploring_s(self) -> float:
+        """Return the seconds left for exploring: the finals keep what they are likely to take."""
+        base = self.base()
+        here = {build.digest for build in self.builds}
+        known = [t for t in self.known() if t.candidate.build_digest in here]
+        entered = finalists(known, base, self._most(), self.refused)
+        lengths = [self._last_s(one) for one in entered or (base,)]
+        exams = sum(not self.lab.is_judged(one, base) for one in entered)
+        reserve_s = finals_reserve_s(lengths, exams * self.exams_s / 2, self.budget_s)
+        return self.left_s() - reserve_s
 
     @property
     def window_s(self) -> float:
@@ -165,18 +193,28 @@ class Hunt:
     # trying
 
     async def _try(self, proposal: Proposal, build: Build, purpose: str) -> Trial:
-        minimal = self.lab.minimal(build)
-        label = proposal.candidate.describe_difference(minimal) or "minimal"
-        if len(self.builds) > 1:
-            label = f"{build.label}: {label}"
+        label = self._label(proposal.candidate)
+        best = self.best()
+        if best is not None:
+            rate = explored_rates(self.known())[best.id]
+            self.watch.on_progress(self.left_s(), self._label(best), rate)
+        else:
+            self.watch.on_progress(self.left_s(), "", 0.0)
         self.watch.on_trial_start(f"{label} ({proposal.reason})", len(self.trials) + 1)
-        is_careful = purpose in (FINAL, ABLATION, REFERENCE)
-        self.lab.pace_of(None if is_careful else self.best())
-        window_s = self.window_s * (FINAL_WINDOW if is_careful else 1.0)
+        may_be_given_up = purpose not in (*WHOLE, REFERENCE)
+        self.lab.pace_of(self.best(self.trials) if may_be_given_up else None)
+        window_s = self.window_s * (FINAL_WINDOW if purpose in WHOLE else 1.0)
         trial = await self.lab.run(proposal, build, window_s, purpose)
         self.trials.append(trial)
         self.watch.on_trial_end(trial, label)
         return trial
+
+    def _label(self, candidate: Candidate) -> str:
+        build = next((b for b in self.builds if b.digest == candidate.build_digest), None)
+        if build is None:
+            return candidate.describe_difference(self.base()) or "minimal"
+        label = candidate.describe_difference(self.lab.minimal(build)) or "minimal"
+        return f"{build.label}: {label}" if len(self.builds) > 1 else label
 
     def _build_of(self, candidate: Candidate) -> Build:
         return next(b for b in self.builds if b.digest == candidate.build_digest)
@@ -184,7 +222,12 @@ class Hunt:
     # the steps
 
     async def _first_token(self, build: Build) -> None:
-        """Try a build's minimal candidate, and what its remedies lead to, until a token comes."""
+        """Try a build's minimal candidate, and what its remedies lead to, until a token comes.
+
+        Once a build of the same engine was measured, a token is all that is asked for: the engine
+        is known, and time for a whole load is better spent on what may win.
+        """
+        measured = any(t.has_measurement and t.build.engine == build.engine for t in self.trials)
         minimal = self.lab.minimal(build)
         own: list[Trial] = []
         while not own or (not base_found(own) and self.left_s() > overrun_s(own, self.budget_s)):
@@ -195,7 +238,7 @@ class Hunt:
                 self.watch.on_step(f"{build.label} is not tried: {proposal.refusal.reason}")
                 break
             proposal = proposal if own else following_build(proposal, self.trials)
-            own.append(await self._try(proposal, build, MINIMAL))
+            own.append(await self._try(proposal, build, PROOF if measured else MINIMAL))
         self.bases[build.digest] = base_of(own, minimal)
 
     def _served(self) -> tuple[Build, ...]:
@@ -209,19 +252,59 @@ class Hunt:
         """Climb the ladder on the fastest build, each lever on top of the best so far."""
         for build in self._served()[:1]:
             while self._may_explore():
-                own = [self._as_refused(trial) for trial in self.own(build)]
+                own = [self._as_known(trial) for trial in self.own(build)]
                 proposal = propose(self.lab.place(build), self.lab.minimal(build), own)
                 if proposal is None or proposal.refusal is not None:
                     break
                 await self._try(proposal, build, EXPLORE)
-                if self.best() == proposal.candidate:  # nothing is built on bad answers
-                    await self._judge(proposal.candidate)
+                if self.best() == proposal.candidate:
+                    await self._judge_weights(proposal.candidate)
+        await self._try_on_other_builds()
 
-    def _as_refused(self, trial: Trial) -> Trial:
-        """Return a trial without its figures when its candidate is refused."""
-        if trial.candidate.id not in self.refused:
+    async def _try_on_other_builds(self) -> None:
+        """Try the best candidate's settings on builds whose first answer came nearly as fast."""
+        best = self.best()
+        hints = first_answers(self.trials)
+        for build in self._served():
+            if best is None or build.digest == best.build_digest or not self._may_explore():
+                continue
+            same = replace(best, build_digest=build.digest)
+            hint, ours = (hints.get(digest, 0.0) for digest in (build.digest, best.build_digest))
+            is_near = hint >= BUILD_NEAR * ours > 0
+            is_known = any(t.candidate == same for t in self.known())
+            if build.engine != best.engine or not is_near or is_known:
+                continue
+            if self.lab.place(build).refuse(same) is None:
+                await self._try(Proposal(same, "the best one, on another build"), build, EXPLORE)
+
+    async def _judge_weights(self, candidate: Candidate) -> None:
+        """Judge new weights at once, since much would be built on them.
+
+        What else may change answers changes them little, and is judged in who enters the finals.
+        """
+        key, base = precision_key(candidate), precision_key(self.base())
+        if key not in (base, *self.sound_keys) and await self._judge(candidate):
+            self.sound_keys.add(key)
+
+    def _as_known(self, trial: Trial) -> Trial:
+        """Return a trial as the ladder may see it.
+
+        A refused candidate has no figures. A build that only gave a token is taken to be as fast
+        as its first answer was beside the measured build's; nothing else rests on that.
+        """
+        if trial.candidate.id in self.refused:
+            return replace(trial, outcome=Outcome.PRUNED, measurement=None)
+        if trial.outcome is not Outcome.PROVEN:
             return trial
-        return replace(trial, outcome=Outcome.PRUNED, measurement=None)
+        first = next(
+            (t for t in self.trials if t.has_measurement and t.build.engine == trial.build.engine),
+            None,
+        )
+        if first is None or first.measurement is None:
+            return trial
+        hint = trial.first_tok_per_s / first.first_tok_per_s if first.first_tok_per_s else 0.0
+        supposed = scaled(first.measurement, hint or 1.0)
+        return replace(trial, outcome=Outcome.MEASURED, measurement=supposed)
 
     async def _judge(self, candidate: Candidate) -> bool:
         """Have a candidate's answers judged, within the budget; refuse all that answer like it."""
@@ -241,9 +324,13 @@ class Hunt:
         return False
 
     def _may_explore(self) -> bool:
-        if len(self.trials) < FIRST_CANDIDATES:
-            return self.left_s(2.0) > self.ends_with_a_trial_s()
-        return self.left_s(EXPLORING_SHARE) > self.ends_with_a_trial_s()
+        trial_s = self.ends_with_a_trial_s()
+        explored = sum(trial.outcome is not Outcome.PROVEN for trial in self.trials)
+        if explored < FIRST_CANDIDATES:
+            return self.left_s(2.0) > trial_s
+        if explored < LEAST_CANDIDATES:
+            return self.left_s(LEAST_CANDIDATES_SHARE) > trial_s
+        return self.exploring_s() > trial_s
 
     async def _sample(self) -> None:
         """Sample the space of all builds that serve, and look at the base again now and then."""
@@ -254,7 +341,7 @@ class Hunt:
         bases = {build.digest: self.bases[build.digest] for build in served}
         sampler = Sampler(bases, space_of(served, bases, places), self.seed)
         for trial in self.known():
-            if trial.outcome is not Outcome.INTERRUPTED:
+            if trial.outcome not in (Outcome.INTERRUPTED, Outcome.PROVEN):
                 sampler.learn(trial.candidate, throughput(trial))
 
         def is_allowed(candidate: Candidate) -> bool:
@@ -273,6 +360,8 @@ class Hunt:
             proposal = Proposal(candidate, "what was measured points here")
             trial = await self._try(proposal, self._build_of(candidate), EXPLORE)
             sampler.learn(candidate, throughput(trial) if trial.measurement else 0.0)
+            if self.best() == candidate:
+                await self._judge_weights(candidate)
 
     async def _look_at_the_base(self) -> None:
         base = self.base()
@@ -293,14 +382,16 @@ class Hunt:
 
         Who would win has its answers judged first; whose answers break is refused and replaced.
         """
-        most = MOST_IN_FINALS + (self.budget_s >= LONG_BUDGET_S)
         base = self.base()
-        entered = await self._admit(base, most)
+        entered = await self._admit(base, self._most())
         if len(entered) < 2:
             return
+        if not self._fits(LEAST_ROUNDS, entered) and base in entered[1:]:
+            entered = (entered[0], base)  # rounds tell more than another that is nearly as good
         for number in range(MOST_ROUNDS):
             needed = sum(self._last_s(c) for c in entered)
-            share = FINALS_SHARE if number else 2.0 if len(self.trials) <= FIRST_CANDIDATES else 1.0
+            is_hurried = number == 0 and len(self.trials) <= FIRST_CANDIDATES
+            share = 2.0 if is_hurried else 1.0 if number < LEAST_ROUNDS else FINALS_SHARE
             if self.left_s(share) < needed:
                 return
             order = list(entered)
@@ -311,8 +402,15 @@ class Hunt:
                 )
                 proposal = Proposal(candidate, f"finals, round {number + 1}", remedy=came_from)
                 await self._try(proposal, self._build_of(candidate), FINAL)
-            if number and Table.of(self.trials, entered).is_decided():
+            is_enough = number + 1 >= LEAST_ROUNDS
+            if is_enough and Table.of(self.trials, entered).is_decided():
                 return
+
+    def _most(self) -> int:
+        return MOST_IN_FINALS + (self.budget_s >= LONG_BUDGET_S)
+
+    def _fits(self, rounds: int, entered: Sequence[Candidate]) -> bool:
+        return self.left_s() >= rounds * sum(self._last_s(one) for one in entered)
 
     async def _admit(self, base: Candidate, most: int) -> tuple[Candidate, ...]:
         """Return the finalists whose answers are good enough."""
@@ -340,16 +438,23 @@ class Hunt:
         for settings, without in ablations(winner, base):
             if self.left_s() < self._last_s(winner):
                 return
-            seen = any(t.candidate == without and t.has_measurement for t in self.trials)
+            seen = is_compared(self.trials, winner, without)
             if seen or place.refuse(without) is not None:
                 continue
             names = ", ".join(name for name, _ in settings) or "the default"
             await self._try(Proposal(without, f"what {names} brings"), build, ABLATION)
 
     def _last_s(self, candidate: Candidate) -> float:
-        """Return how long a careful trial of a candidate takes, by its last one."""
-        own = [t.duration_s for t in self.known() if t.candidate == candidate and t.measurement]
-        return (own[-1] if own else 0.0) + (FINAL_WINDOW - 1) * self.window_s
+        """Return how long a whole trial of a candidate takes: by its last one, else predicted."""
+        own = [t for t in self.trials if t.candidate == candidate and t.has_measurement]
+        whole = [t.duration_s for t in own if t.purpose in WHOLE]
+        if whole:
+            return whole[-1]
+        own = own or [t for t in self.known() if t.candidate == candidate and t.has_measurement]
+        if not own:
+            return 0.0
+        place = self.lab.place(self._build_of(candidate))
+        return whole_trial_s(own[-1], place.workload, FINAL_WINDOW * self.window_s)
 
 
 def space_of(
@@ -379,9 +484,33 @@ def following_build(proposal: Proposal, trials: Sequence[Trial]) -> Proposal:
 def fastest_first(
     builds: Sequence[Build], owns: Mapping[str, Sequence[Trial]]
 ) -> tuple[Build, ...]:
-    """Order the builds that gave a token by what their first candidates measured."""
+    """Order the builds that gave a token by what their first candidates measured.
+
+    One that was only proven stands right before the measured build of its engine when its first
+    answer came clearly faster, else right behind it.
+    """
     served = [build for build in builds if base_found(owns[build.digest])]
-    return tuple(sorted(served, key=lambda build: -max(map(throughput, owns[build.digest]))))
+    hints = first_answers([trial for own in owns.values() for trial in own])
+    rates = {build.digest: max(map(throughput, owns[build.digest])) for build in served}
+    measured = {b.engine: b for b in reversed(served) if rates[b.digest]}
+
+    def place(build: Build) -> tuple[float, float]:
+        first = measured.get(build.engine, build)
+        ours, theirs = (hints.get(b.digest, 0.0) for b in (build, first))
+        ahead = ours / theirs if ours and theirs else 1.0
+        is_ahead = build is first or ahead >= BUILD_HINT
+        return -(rates[build.digest] or rates[first.digest]), -ahead if is_ahead else 0.0
+
+    return tuple(sorted(served, key=place))
+
+
+def first_answers(trials: Sequence[Trial]) -> dict[str, float]:
+    """Return how fast each build's first answer came, by digest, in tokens per second."""
+    hints: dict[str, float] = {}
+    for trial in trials:
+        if trial.first_tok_per_s and trial.purpose in (MINIMAL, PROOF):
+            hints.setdefault(trial.candidate.build_digest, trial.first_tok_per_s)
+    return hints
 
 
 def overrun_s(own: Sequence[Trial], budget_s: float) -> float:
@@ -391,4 +520,4 @@ def overrun_s(own: Sequence[Trial], budget_s: float) -> float:
 
 def base_found(own: Sequence[Trial]) -> bool:
     """Whether a build has produced a token: until then the budget alone bounds its remedies."""
-    return any(trial.has_measurement for trial in own)
+    return any(trial.gave_a_token for trial in own)
