@@ -8,13 +8,26 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import pytest_asyncio.plugin
 
 from tests.real.test_story import wait_ready
 
 CLI = [sys.executable, "-m", "enginehouse"]
+HERE = Path(__file__).parent
 MODEL = "smollm2-135m"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the async tests here on one loop: LangChain keeps its connections between tests."""
+    for item in items:
+        if (
+            isinstance(item, pytest_asyncio.plugin.PytestAsyncioFunction)
+            and item.path.parent == HERE
+        ):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.clients.conftest import MODEL
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="module")]
-TOKENS = 120
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+TOKENS = 100
 
 
 class TestChatOllama(ChatModelIntegrationTests):
