@@ -17,7 +17,10 @@ CPU = Build(
     "vllm", "environment", "0.32.0+cpu", "v" * 64, ("/env/bin/python", *MODULE), "/env/bin/python"
 )
 CHECKPOINT = dataclasses.replace(MODEL, path="/models/tiny", format="safetensors")
-HEAD = (*CPU.command, "--model", "/models/tiny", "--served-model-name", "tiny", "--uds", "/run/x")
+HEAD = (
+    *CPU.command, "--model", "/models/tiny", "--served-model-name", "tiny",
+    "--enable-prompt-tokens-details", "--uds", "/run/x",
+)  # fmt: skip
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

@@ -106,6 +106,8 @@ TUNABLES = (
             values=("none", "ngram")),
     Tunable("leave_out", "flags that this build does not know, by spaces", ""),
 )  # fmt: skip
+TELLS = ("--enable-prompt-tokens-details",)
+"""Tell how many tokens of a prompt were cached, as OpenAI's API does: it costs nothing."""
 VALUES = (
     ("context", "--max-model-len"),
     ("max_num_seqs", "--max-num-seqs"),
@@ -163,7 +165,7 @@ class Vllm:
         """Build the whole argv, in the server's own spelling."""
         candidate = launch.candidate
         argv = [*launch.build.command, "--model", launch.model.path]
-        argv += ["--served-model-name", launch.model.name]
+        argv += ["--served-model-name", launch.model.name, *TELLS]
         if launch.endpoint.socket_path:
             argv += ["--uds", launch.endpoint.socket_path]
         else:
@@ -210,7 +212,7 @@ class Vllm:
         return None
 
     def refuse_settings(self, candidate: Candidate) -> Refusal | None:
-        """Refuse a batch smaller than the sequences or a whole prompt, as vLLM does at its start."""
+        """Refuse a batch smaller than the sequences or a whole prompt, as vLLM's start does."""
         batch, sequences = candidate.get("max_num_batched_tokens"), candidate.get("max_num_seqs")
         if batch is not None and sequences is not None and int(batch) < int(sequences):
             return Refusal(
