@@ -268,7 +268,7 @@ def _logprobs(logprobs: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _entry(item: dict[str, Any]) -> dict[str, Any]:
-    shown = {name: item[name] for name in ("token", "logprob", "bytes") if name in item}
+    shown: dict[str, Any] = {n: item[n] for n in ("token", "logprob", "bytes") if n in item}
     tops = item.get("top_logprobs")
     if isinstance(tops, list):
         shown["top_logprobs"] = [_entry(top) for top in tops if isinstance(top, dict)]
