@@ -171,7 +171,9 @@ class Hunt:
             label = f"{build.label}: {label}"
         self.watch.on_trial_start(f"{label} ({proposal.reason})", len(self.trials) + 1)
         is_careful = purpose in (FINAL, ABLATION, REFERENCE)
-        self.lab.pace_of(None if is_careful else self.best())
+        # a build's minimal candidate has its figure whatever the others do: its levers build on it
+        is_whole = is_careful or purpose == MINIMAL
+        self.lab.pace_of(None if is_whole else self.best())
         window_s = self.window_s * (FINAL_WINDOW if is_careful else 1.0)
         trial = await self.lab.run(proposal, build, window_s, purpose)
         self.trials.append(trial)
