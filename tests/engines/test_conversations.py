@@ -144,7 +144,6 @@ ASKED = (
         Asked(f"bad JSON error: {path}", path, b"{nonsense")
         for path in (CHAT, "/api/chat", "/v1/messages", "/v1/responses", "/tokenize")
     ),
-    chat("error: no conversation", []),
     chat("error: a bad role", [{"role": "nobody", "content": 3}]),
     chat("error: a bad number", temperature="hot"),
 )  # fmt: skip
@@ -158,6 +157,8 @@ ADDED = {
         "choices.prompt_logprobs", "choices.prompt_token_ids", "choices.message.audio",
         "choices.message.function_call", "choices.message.reasoning", "ec_transfer_params",
         "kv_transfer_params", "metrics", "prompt_logprobs", "prompt_text", "prompt_token_ids",
+        "usage.prompt_tokens_details.created_cache_tokens",
+        "usage.prompt_tokens_details.multimodal_tokens",
     },
 }  # fmt: skip
 """What the engines add to OpenAI's own answers, which are passed on as they are."""
@@ -267,3 +268,16 @@ def test_a_streamed_request_can_be_asked_again_for_one_token(vllm: str, llama: s
         told = ask(url, Asked("", path, body))
         assert (told.status, told.kind) == (200, "application/json"), told.said
         assert told.said["usage"]["completion_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [chat("without a message", []), chat("with five stops", stop=list("aeiou"))],
+    ids=lambda asked: asked.name,
+)
+def test_what_only_one_engine_refuses(vllm: str, llama: str, asked: Asked) -> None:
+    """vLLM keeps to OpenAI's limits, llama-server does not; neither is hidden by the gateway."""
+    assert ask(llama, asked).status == 200
+    refused = ask(vllm, asked)
+    assert refused.status == 400
+    assert refused.said["error"]["code"] == "engine.error"
