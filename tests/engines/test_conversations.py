@@ -66,8 +66,9 @@ def chat(name: str, messages: list[Any] = HI, is_own: bool = True, **fields: Any
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
 USAGE = {"include_usage": True}
-FORCED: dict[str, Any] = {"tools": [{"type": "function", "function": TOOL}], "tool_choice": "required",
-          "max_tokens": 60}  # fmt: skip
+FORCED: dict[str, Any] = {
+    "tools": [{"type": "function", "function": TOOL}], "tool_choice": "required", "max_tokens": 60
+}  # fmt: skip
 CLAUDE = {"tools": [{"name": "get_weather", "input_schema": CITY}], "tool_choice": {"type": "any"},
           "max_tokens": 60, "messages": HI}  # fmt: skip
 REPLY = {"tools": [{"type": "function", **TOOL}], "tool_choice": "required", "input": SAY_HI,
