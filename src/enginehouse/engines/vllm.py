@@ -265,9 +265,9 @@ class Vllm:
 
     def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
         """Return the steps worth trying for the workload, the most promising first."""
-        levers = [lever("enforce_eager", ("off",), "compiled code is faster, its start is slower")]
-        if not machine.gpus:
-            levers += _cpu_levers(machine, model)
+        eager = lever("enforce_eager", ("off",), "compiled code is faster, its start is slower")
+        # on a CPU it compiles for minutes: what starts sooner is tried before
+        levers = [eager] if machine.gpus else [*_cpu_levers(machine, model), eager]
         prompt_tokens = workload.shared_prefix_tokens + workload.prompt_tokens
         if prompt_tokens > 512:
             sizes = (4096, 1024)
