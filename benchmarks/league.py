@@ -163,7 +163,8 @@ def entries_of(
     ]
     if options.vllm_python:
         vllm = next(b for b in find_builds("", options.vllm_python) if b.engine == "vllm")
-        settings = (("context", VLLM_CONTEXT), ("kv_space_gib", 2))
+        # with its own default, prompts in chunks, vLLM 0.32 ends on a CPU at the load's seeds
+        settings = (("chunked_prefill", "off"), ("context", VLLM_CONTEXT), ("kv_space_gib", 2))
         checkpoint = Forms((house.model(options.checkpoint),))
         candidate = Candidate("vllm", vllm.digest, settings)
         entries.append(Entry("vLLM CPU bf16", Vllm(), vllm, candidate, checkpoint, True))

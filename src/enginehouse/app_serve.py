@@ -143,7 +143,7 @@ class OfferMaker:
             endpoint=endpoint,
             ready_path=engine.ready_path,
             log_path=self.state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.log",
-            slots=int(candidate.get("slots") or 1),
+            slots=int(candidate.get("slots") or candidate.get("max_num_seqs") or 1),
             scratch=scratch,
             shared_slots=engine.shared_slots(candidate),
             most_choices=engine.most_choices(candidate),

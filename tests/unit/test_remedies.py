@@ -93,7 +93,7 @@ def test_what_an_action_makes_of_a_candidate(
     [
         ("lower-gpu-share", {}, {"gpu_memory_utilization": 0.8}),
         ("higher-gpu-share", {"gpu_memory_utilization": 0.5}, {"gpu_memory_utilization": 0.6}),
-        ("eager-mode", {}, {"enforce_eager": True}),
+        ("eager-mode", {}, {"enforce_eager": "on"}),
         ("half-dtype", {"dtype": "bfloat16"}, {"dtype": "float16"}),
         ("single-gpu", {"tensor_parallel_size": 2}, {"tensor_parallel_size": 1}),
     ],

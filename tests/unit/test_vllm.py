@@ -17,7 +17,10 @@ CPU = Build(
     "vllm", "environment", "0.32.0+cpu", "v" * 64, ("/env/bin/python", *MODULE), "/env/bin/python"
 )
 CHECKPOINT = dataclasses.replace(MODEL, path="/models/tiny", format="safetensors")
-HEAD = (*CPU.command, "--model", "/models/tiny", "--served-model-name", "tiny", "--uds", "/run/x")
+HEAD = (
+    *CPU.command, "--model", "/models/tiny", "--served-model-name", "tiny",
+    "--enable-prompt-tokens-details", "--uds", "/run/x",
+)  # fmt: skip
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -92,11 +95,14 @@ def test_what_it_cannot_load_is_refused() -> None:
     assert refusal.cause == "gpu.arch_unsupported"
 
 
-def test_a_batch_smaller_than_the_sequences_is_refused() -> None:
+def test_a_batch_that_is_too_small_is_refused() -> None:
     """vLLM stops at its start on that."""
     bad = launch(max_num_batched_tokens=4, max_num_seqs=8).candidate
     assert ENGINE.refuse_settings(bad) is not None
     assert ENGINE.refuse_settings(launch(max_num_seqs=8).candidate) is None
+    whole = launch(chunked_prefill="off", context=2048, max_num_batched_tokens=1024).candidate
+    assert ENGINE.refuse_settings(whole) is not None
+    assert ENGINE.refuse_settings(whole.with_settings(chunked_prefill="on")) is None
 
 
 def test_the_minimal_candidate_holds_the_workload_and_no_more() -> None:
@@ -104,6 +110,30 @@ def test_the_minimal_candidate_holds_the_workload_and_no_more() -> None:
     minimal = ENGINE.minimal(CPU, CHECKPOINT, WORKLOADS["crowd"])
     assert dict(minimal.settings) == {
         "context": 1024, "enforce_eager": "on", "kv_space_gib": 1, "max_num_seqs": 16,
+        "chunked_prefill": "off",
     }  # fmt: skip
     estimate = ENGINE.estimate_memory(CHECKPOINT, minimal, MACHINE)
     assert estimate.part("KV cache").expected == 2**30
+
+
+def test_a_small_model_is_computed_in_float32_on_a_cpu() -> None:
+    """Torch emulates bfloat16 on most processors; the memory is predicted, a lever undoes it."""
+    half = dataclasses.replace(CHECKPOINT, quantization="BF16", weight_bytes=int(3e8))
+    minimal = ENGINE.minimal(CPU, half, WORKLOADS["chat"])
+    assert minimal.get("dtype") == "float32"
+    plain = minimal.with_settings(dtype=None)
+    weights = [ENGINE.estimate_memory(half, c, MACHINE).part("weights") for c in (minimal, plain)]
+    assert weights[0].expected == 2 * weights[1].expected
+    large = dataclasses.replace(half, weight_bytes=int(16e9))
+    assert ENGINE.minimal(CPU, large, WORKLOADS["chat"]).get("dtype") is None
+    for model, isa, steps in (
+        (half, ("avx2",), []),
+        (half, ("avx512_bf16",), ["bfloat16"]),
+        (large, ("avx2",), ["float32"]),
+    ):
+        machine = dataclasses.replace(MACHINE, isa=isa, gpus=())
+        levers = ENGINE.levers(machine, model, WORKLOADS["chat"])
+        tried = [
+            dict(step)["dtype"] for one in levers for step in one.steps if "dtype" in dict(step)
+        ]
+        assert tried == steps

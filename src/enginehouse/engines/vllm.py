@@ -40,6 +40,17 @@ MINIMUM_CONTEXT = 1024
 LEAST_CAPABILITY = 7.0
 """Compute capability that vLLM's CUDA kernels need (its installation page, GPU requirements)."""
 CPU_ISA = ("avx2", "avx512f", "asimd", "neon")
+HALF = ("BF16", "F16")
+"""Weights of 16 bits, which may be computed in another type."""
+BF16_ISA = frozenset({"avx512_bf16", "amx_bf16", "asimd"})
+"""Processors with instructions for bfloat16; torch on ARM has kernels of its own."""
+FLOAT32_MOST_BYTES = 4 * GIB
+"""Weights of 16 bits that are computed in float32 from the start: they take twice the memory.
+
+Without such instructions torch 2.13 multiplied in bfloat16 at 9 GFLOP/s and in float32 at 67 (one
+AVX2 core, 512 tokens): a batch of 2,048 prompt tokens of a 135M model took a minute.
+"""
+FEW_CORES = 8
 CPU_RUN_TIME_BYTES = within(2.6 * GIB, 0.25)
 """Two Python processes with torch on the CPU: 2.1 to 3.1 GiB as seen here beside weights and KV."""
 
@@ -95,6 +106,8 @@ TUNABLES = (
             values=("none", "ngram")),
     Tunable("leave_out", "flags that this build does not know, by spaces", ""),
 )  # fmt: skip
+TELLS = ("--enable-prompt-tokens-details",)
+"""Tell how many tokens of a prompt were cached, as OpenAI's API does: it costs nothing."""
 VALUES = (
     ("context", "--max-model-len"),
     ("max_num_seqs", "--max-num-seqs"),
@@ -152,7 +165,7 @@ class Vllm:
         """Build the whole argv, in the server's own spelling."""
         candidate = launch.candidate
         argv = [*launch.build.command, "--model", launch.model.path]
-        argv += ["--served-model-name", launch.model.name]
+        argv += ["--served-model-name", launch.model.name, *TELLS]
         if launch.endpoint.socket_path:
             argv += ["--uds", launch.endpoint.socket_path]
         else:
@@ -199,12 +212,20 @@ class Vllm:
         return None
 
     def refuse_settings(self, candidate: Candidate) -> Refusal | None:
-        """Refuse a batch that is smaller than the sequences, as vLLM does at its start."""
+        """Refuse a batch smaller than the sequences or a whole prompt, as vLLM's start does."""
         batch, sequences = candidate.get("max_num_batched_tokens"), candidate.get("max_num_seqs")
         if batch is not None and sequences is not None and int(batch) < int(sequences):
             return Refusal(
                 "config.incompatible_flags",
                 f"max_num_batched_tokens {batch} is smaller than max_num_seqs {sequences}",
+            )
+        context = candidate.get("context")
+        is_whole = candidate.get("chunked_prefill") == "off"
+        if is_whole and batch is not None and context is not None and int(batch) < int(context):
+            return Refusal(
+                "config.incompatible_flags",
+                f"without chunked prefill max_num_batched_tokens {batch} must hold the context, "
+                f"{context}",
             )
         return None
 
@@ -220,7 +241,9 @@ class Vllm:
         """Return just the context and the sequences of the workload, eager, all else default.
 
         On a CPU the KV cache is as large as that needs; vLLM's own default is a share of all the
-        memory there is.
+        memory there is. There small models are computed in float32, which every CPU does well, and
+        prompts are not cut into chunks: vLLM 0.32 ends with "CPU Generator does not use offset"
+        (gpu_model_runner.py, _bookkeeping_sync) once a request with a seed is.
         """
         wanted = max(MINIMUM_CONTEXT, workload.context_tokens)
         context = -(-wanted // CONTEXT_STEP) * CONTEXT_STEP
@@ -232,13 +255,19 @@ class Vllm:
             "enforce_eager": "on",
         }
         if build.version.endswith("+cpu"):
+            settings["chunked_prefill"] = "off"
             kv = kv_bytes_per_token(model, "auto") * context * (workload.streams + 1)
+            if model.quantization in HALF and model.weight_bytes <= FLOAT32_MOST_BYTES:
+                settings["dtype"] = "float32"
+                kv *= 2
             settings["kv_space_gib"] = max(1, math.ceil(kv / GIB))
         return Candidate(self.name, build.digest, settings_of(settings))
 
     def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
         """Return the steps worth trying for the workload, the most promising first."""
-        levers = [lever("enforce_eager", ("off",), "compiled code is faster, its start is slower")]
+        eager = lever("enforce_eager", ("off",), "compiled code is faster, its start is slower")
+        # on a CPU it compiles for minutes: what starts sooner is tried before
+        levers = [eager] if machine.gpus else [*_cpu_levers(machine, model), eager]
         prompt_tokens = workload.shared_prefix_tokens + workload.prompt_tokens
         if prompt_tokens > 512:
             sizes = (4096, 1024)
@@ -257,15 +286,32 @@ class Vllm:
         if machine is not None and machine.gpus:
             return estimate_vllm(model, settings)
         kv = GIB * float(candidate.get("kv_space_gib") or 4)
-        few = replace(settings, batched_tokens=settings.batched_tokens)
+        is_wide = candidate.get("dtype") == "float32" and model.quantization in HALF
+        weights = model.weight_bytes * (2 if is_wide else 1)
         return MemoryEstimate(
             (
-                MemoryPart("weights", within(model.weight_bytes, 0.05)),
+                MemoryPart("weights", within(weights, 0.05)),
                 MemoryPart("KV cache", exactly(kv), note="allocated whole at the start"),
-                MemoryPart("activations", activation_bytes(model, few)),
+                MemoryPart("activations", activation_bytes(model, settings)),
                 MemoryPart("run time", CPU_RUN_TIME_BYTES, note="two processes with torch"),
             )
         )
+
+
+def _cpu_levers(machine: Machine, model: Model) -> list[Lever]:
+    """Return what a processor alone has: all its cores, and the type that it computes best."""
+    found = []
+    cores = machine.usable_cores
+    if 1 < cores <= FEW_CORES:
+        why = "vLLM keeps a core free of its threads, which is much where there are few"
+        found.append(lever("threads_bind", (f"0-{cores - 1}",), why))
+    if model.quantization in HALF:
+        if BF16_ISA & set(machine.isa):
+            found.append(lever("dtype", ("bfloat16",), "half the bytes to read for each token"))
+        elif model.weight_bytes > FLOAT32_MOST_BYTES:
+            why = "this processor has no instructions for bfloat16"
+            found.append(lever("dtype", ("float32",), why))
+    return found
 
 
 def memory_settings(candidate: Candidate) -> VllmSettings:

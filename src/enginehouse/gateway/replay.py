@@ -12,7 +12,13 @@ import msgspec
 CHAT_PATH = "/v1/chat/completions"
 PATHS = (CHAT_PATH, "/v1/completions")
 GREETING = b'{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}'
-ONE_TOKEN = b',"stream":false,"n":1,"max_tokens":1,"n_predict":1,"max_completion_tokens":1}'
+ONE_TOKEN = (
+    b',"stream":false,"stream_options":null,"n":1,"max_tokens":1,"n_predict":1,'
+    b'"max_completion_tokens":1}'
+)
+"""What a repeated request ends with: the last of two equal names counts. vLLM refuses options of a
+stream without a stream.
+"""
 BODY_LIMIT_BYTES = 1 << 20
 COMPUTED_TOKENS = 16
 """More than this computed for a repeated prompt: the engine cannot take a prompt up again."""

@@ -249,5 +249,35 @@ def _numbered(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
 
 
 def _logprobs(logprobs: Any) -> tuple[dict[str, Any], ...]:
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return tuple(content) if isinstance(content, list) else ()
+    """Return each token's entry in the form of chat completions, without an engine's additions.
+
+    vLLM gives the legacy form of completions on that route; llama-server adds ids.
+    """
+    if not isinstance(logprobs, dict):
+        return ()
+    content = logprobs.get("content")
+    if isinstance(content, list):
+        return tuple(_entry(item) for item in content if isinstance(item, dict))
+    tokens, values = logprobs.get("tokens"), logprobs.get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(values, list):
+        return ()
+    tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
+    return tuple(
+        {
+            **_named_entry(token, value),
+            "top_logprobs": [_named_entry(*pair) for pair in (top or {}).items()],
+        }
+        for token, value, top in zip(tokens, values, tops, strict=False)
+    )
+
+
+def _entry(item: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = {n: item[n] for n in ("token", "logprob", "bytes") if n in item}
+    tops = item.get("top_logprobs")
+    if isinstance(tops, list):
+        shown["top_logprobs"] = [_entry(top) for top in tops if isinstance(top, dict)]
+    return shown
+
+
+def _named_entry(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

@@ -201,7 +201,8 @@ class Hunt:
         else:
             self.watch.on_progress(self.left_s(), "", 0.0)
         self.watch.on_trial_start(f"{label} ({proposal.reason})", len(self.trials) + 1)
-        may_be_given_up = purpose not in (*WHOLE, REFERENCE)
+        # a build's minimal candidate has its figure whatever others do: its levers build on it
+        may_be_given_up = purpose not in (*WHOLE, REFERENCE, MINIMAL)
         self.lab.pace_of(self.best(self.trials) if may_be_given_up else None)
         window_s = self.window_s * (FINAL_WINDOW if purpose in WHOLE else 1.0)
         trial = await self.lab.run(proposal, build, window_s, purpose)
