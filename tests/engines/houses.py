@@ -36,7 +36,7 @@ from enginehouse.gateway.serving import Serving
 from tests.real.test_story import free_port, wait_ready
 
 NAME = "demo"
-CHECKPOINT = Path("/tmp/smollm2-bf16")
+CHECKPOINT = Path(os.environ.get("TEST_CHECKPOINT") or cache_dir() / "test-checkpoint")
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,7 +18,8 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not vllm_python(), reason="no vLLM in an environment here"),
     pytest.mark.skipif(
-        not CHECKPOINT.is_dir(), reason=f"benchmarks/checkpoint_of_gguf.py makes {CHECKPOINT}"
+        not CHECKPOINT.is_dir(),
+        reason="no TEST_CHECKPOINT: benchmarks/checkpoint_of_gguf.py makes it",
     ),
 ]
 
