@@ -122,7 +122,7 @@ def _health(proxy: Proxy) -> Response:
     """
     router = proxy.router
     offer = router.default
-    server = router.servers.get(offer.served.name) if offer else None
+    server = router.standing(offer)[1] if offer else None
     models = {
         name: {"status": _status(one.supervisor.state.value), "in_flight": one.in_flight}
         for name, one in router.servers.items()

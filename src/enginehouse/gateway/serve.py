@@ -131,13 +131,15 @@ class _First:
     ) -> None:
         """Start it, say when it is ready, and return, with an error, when it has failed for good.
 
+        Where its chain ends at another model, that one is held in its place.
+
         Raises:
             EngineError: `engine.failed`.
         """
         name = self._offer.served.name
         await self._router.find(name)
         while True:
-            server = self._router.servers.get(name)
+            answering, server = self._router.standing(self._offer)
             if server is None:  # unloaded by a client, or on its way to the next step
                 await asyncio.sleep(0.2)
                 continue
@@ -150,7 +152,7 @@ class _First:
                 while server.supervisor.state not in (State.FAILED, State.STOPPED):
                     await server.supervisor.wait_change()
                 continue
-            if await self._router.fall_back(self._offer, server):
+            if await self._router.fall_back(answering, server):
                 await self._router.find(name)
                 continue
             supervisor = server.supervisor
