@@ -87,7 +87,7 @@ class _Turn:
         journey = self._journey
         return Moment(
             self._proxy.now(), journey.total_s, journey.load_s + journey.queue_s,
-            journey.first_byte_s,
+            journey.first_byte_s, journey.warning,
         )  # fmt: skip
 
     async def wait(self) -> None:
@@ -142,8 +142,7 @@ class _Turn:
         if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
             shorter = await self._proxy.shorter(offer, server, body)
             if shorter is not None:
-                self._journey.is_truncated = True
-                self._answer.note(b"x-enginehouse-truncated", (shorter[1],))
+                self._proxy.note_shorter(shorter[1], self._answer, self._journey)
                 sent = json.dumps(shorter[0], ensure_ascii=False).encode()
                 again = await self._proxy.post(
                     server, self._ask.upstream_path, sent, self._ask.is_stream

@@ -538,11 +538,17 @@ class Proxy:
         shorter = await self.shorter(offer, server, fields)
         if shorter is None:
             return upstream
-        journey.is_truncated = True
-        answer.note(b"x-enginehouse-truncated", (shorter[1],))
+        self.note_shorter(shorter[1], answer, journey)
         upstream.release()
         sent = json.dumps(shorter[0], ensure_ascii=False).encode()
         return await self.post(server, path, sent, is_stream)
+
+    def note_shorter(self, said: str, answer: Answer, journey: Journey) -> None:
+        """Tell that a prompt was shortened: in a header, with `warn` in the answer too."""
+        journey.is_truncated = True
+        answer.note(b"x-enginehouse-truncated", (said,))
+        if self.rules.truncation == "warn":
+            journey.warning = said
 
     async def shorter(
         self, offer: Offer, server: Server, fields: dict[str, object]
@@ -572,6 +578,8 @@ class Proxy:
             if upstream.status >= 400:
                 whole = _own_error(dialect, upstream.status, whole, answer, journey)
                 kind = b"application/json"
+            elif journey.warning:
+                whole = _with_warning(whole, journey.warning)
             journey.usage = _usage_of(whole)
             journey.first_byte_s = journey.total_s
             await answer.whole(upstream.status, whole, kind)
@@ -621,6 +629,17 @@ def _own_error(
     journey.error_id, journey.outcome = report.id, outcome_of(report)
     answer.note(b"x-enginehouse-error", (report.id,))
     return name_error(dialect.render_error(report, status), whole)
+
+
+def _with_warning(whole: bytes, warning: str) -> bytes:
+    """Return an engine's whole answer with `warnings` beside what else it tells."""
+    try:
+        fields = msgspec.json.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return whole
+    if not isinstance(fields, dict):
+        return whole
+    return msgspec.json.encode({**fields, "warnings": [warning]})
 
 
 def _peek(body: bytes) -> _Peek:

@@ -135,6 +135,7 @@ class ChatVoice:
             "prompt_eval_duration": nanoseconds(prompt_s),
             "eval_count": answer.usage.output_tokens,
             "eval_duration": nanoseconds(decode_s),
+            **({"warning": moment.warning} if moment.warning else {}),
         }
 
 
