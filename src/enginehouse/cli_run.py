@@ -40,6 +40,7 @@ REFUSALS = {
 def run(cli: click.Group, arguments: Sequence[str]) -> int:
     """Run one command and return its documented exit code; nothing is raised."""
     as_json = "--json" in arguments
+    _hear_ctrl_c()
     _end_as_by_ctrl_c(signal.SIGTERM)
     _end_as_by_ctrl_c(signal.SIGHUP)
     try:
@@ -82,6 +83,15 @@ def _invoke(cli: click.Group, arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     return EXIT_OK
+
+
+def _hear_ctrl_c() -> None:
+    """Let SIGINT end a command that a shell script began in the background.
+
+    Shells have such a command ignore it, and SIGTERM, which is passed on as SIGINT, with it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end_as_by_ctrl_c(number: signal.Signals) -> None:

@@ -275,6 +275,18 @@ def test_a_signal_interrupts_in_words(house: House, number: signal.Signals) -> N
     assert done.stderr == "interrupted; nothing was lost\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_a_script_began_in_the_background(
+    house: House, number: signal.Signals
+) -> None:
+    """A shell lets a job with `&` ignore SIGINT; it is ended by SIGINT and SIGTERM all the same."""
+    body = f"os.kill(os.getpid(), {int(number)}); signal.pause()"
+    ignoring = ("timeout", "20", "sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    done = house.python("-c", RUN.format(body=body), "go", prefix=ignoring)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; nothing was lost\n"
+
+
 def test_a_reader_that_went_away_is_no_error(house: House) -> None:
     """A closed pipe at stdout ends a command quietly, as `| head` does."""
     reading, writing = os.pipe()

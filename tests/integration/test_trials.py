@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from enginehouse.core.candidate import Candidate
-from enginehouse.core.contest import EXPLORE, PROOF
+from enginehouse.core.contest import EXAM, EXPLORE, PROOF
 from enginehouse.core.engine import Launch
 from enginehouse.core.forms import Forms
 from enginehouse.core.measurement import Limits
 from enginehouse.core.propose import Proposal
 from enginehouse.core.trial import Deadlines, Outcome, Stage, Trial
 from enginehouse.core.workload import Workload
-from enginehouse.edges.leases import LeaseBook
+from enginehouse.edges.guard import Guard
+from enginehouse.edges.leases import LeaseBook, find_marked
 from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
@@ -187,6 +190,47 @@ async def test_an_interrupted_trial_is_kept_as_such(records: Records, tmp_path: 
     task = asyncio.ensure_future(run_trial(bench, WHEEL, CANDIDATE, TokenRatio()))
     while not list((tmp_path / "leases").glob("*.json")):  # noqa: ASYNC110 - a file
         await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [trial.outcome for trial in records.trials()] == [Outcome.INTERRUPTED]
+    assert not list((tmp_path / "leases").glob("*.json"))
+
+
+async def test_a_trial_that_is_interrupted_as_it_ends_stays_so(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that comes while the engine is being ended is not lost with the watchers."""
+
+    def stop(guard: Guard) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    monkeypatch.setattr(Guard, "stop", stop)
+    monkeypatch.setattr(Guard, "start", lambda guard: None)
+    with pytest.raises(asyncio.CancelledError):
+        await run_trial(bench_of(records, tmp_path, ()), WHEEL, CANDIDATE, TokenRatio())
+    assert [trial.outcome for trial in records.trials()] == [Outcome.INTERRUPTED]
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_exam_whose_engine_is_killed_with_us_stays_interrupted(
+    records: Records, tmp_path: Path, turns: int
+) -> None:
+    """A signal to all at once ends the trial as interrupted, never as a verdict on the engine."""
+    bench = bench_of(records, tmp_path, ("--token-s", "0.05"))
+    measuring = Measuring(purpose=EXAM, examines=True)
+    work = run_trial(bench, WHEEL, CANDIDATE, TokenRatio(), None, measuring)
+    task = asyncio.ensure_future(work)
+    while not list((tmp_path / "leases").glob("*.json")):  # noqa: ASYNC110 - a file
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1.0)  # the exam's answers take much longer
+    [lease] = (tmp_path / "leases").glob("*.json")
+    for pid in find_marked((lease.stem,)):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(turns):
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

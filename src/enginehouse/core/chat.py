@@ -77,13 +77,15 @@ class Embeddings:
 class Moment:
     """When something happens: Unix seconds, and what of the request's time went where.
 
-    `first_token_s` is from arrival to the first piece of the answer, 0 before it.
+    `first_token_s` is from arrival to the first piece of the answer, 0 before it. `warning` is what
+    the client shall read in the answer itself, where its dialect has a place for it.
     """
 
     at: float
     total_s: float = 0.0
     load_s: float = 0.0
     first_token_s: float = 0.0
+    warning: str = ""
 
 
 class Collector:

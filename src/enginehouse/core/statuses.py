@@ -14,7 +14,6 @@ STATUS: dict[str, int] = {
     "request.image_url": 400,
     "request.embeddings.unsupported": 400,
     "context_length_exceeded": 400,
-    "context.too_long": 400,
     "auth.missing": 401,
     "auth.unknown": 401,
     "auth.scope": 403,
@@ -23,6 +22,7 @@ STATUS: dict[str, int] = {
     "request.no_route": 404,
     "request.method": 405,
     "request.too_slow": 408,
+    "request.stalled": 408,
     "request.too_large": 413,
     "rate.limited": 429,
     "internal.fault": 500,
@@ -31,7 +31,6 @@ STATUS: dict[str, int] = {
     "engine.bad_answer": 502,
     "engine.broke_off": 502,
     "engine.no_tokenizer": 501,
-    "engine.failed": 503,
     "gateway.rejected": 503,
     "memory.no_room": 503,
     "model.load_timeout": 503,
@@ -39,7 +38,7 @@ STATUS: dict[str, int] = {
 }
 """Errors by id; what is not here has the status of whose turn it is."""
 BY_TURN = {"user": 400, "engine": 502, "machine": 503, "us": 500}
-RETRY_AFTER_S = {"engine.broke_off": 1, "engine.failed": 30, "gateway.rejected": 5,
+RETRY_AFTER_S = {"engine.broke_off": 1, "gateway.rejected": 5,
                  "memory.no_room": 10, "model.load_timeout": 10, "rate.limited": 1}  # fmt: skip
 """When to come again, for errors that pass."""
 
@@ -47,3 +46,11 @@ RETRY_AFTER_S = {"engine.broke_off": 1, "engine.failed": 30, "gateway.rejected":
 def status_of(report: ErrorReport) -> int:
     """Return the HTTP status of an error."""
     return STATUS.get(report.id) or BY_TURN.get(report.turn, 500)
+
+
+def outcome_of(report: ErrorReport) -> str:
+    """Return how a request with this error ended: `rejected` where it was the user's, on any route.
+
+    What the engine says with a 4xx is the user's, with a 5xx its own.
+    """
+    return "rejected" if report.turn == "user" else "failed"

@@ -8,7 +8,10 @@ the body of a request that offers an upgrade, as Java's HTTP client does with ea
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +22,35 @@ CYCLE = "enginehouse.cycle"
 UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=[ \t]*:)")
 IGNORED = b"x-offer"
 """As long as the name it stands for; an offer to upgrade may always be passed over."""
+
+
+class SeldomInvalid(logging.Filter):
+    """Lets uvicorn say at most once in `every_s` that a request was no HTTP, with a count.
+
+    It would say so of each one, without end where somebody sends nothing else.
+    """
+
+    said = "Invalid HTTP request received."
+    every_s = 60.0
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._next_at = 0.0
+        self._count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a line is shown; with the count it is written anew."""
+        if record.msg != self.said:
+            return True
+        self._count += 1
+        if self._now() < self._next_at:
+            return False
+        since = "" if self._count == 1 else f" ({self._count} since this was last said)"
+        record.msg, record.args = f"a request was no valid HTTP and was refused{since}", ()
+        self._count = 0
+        self._next_at = self._now() + self.every_s
+        return True
 
 
 class GuardedProtocol(HttpToolsProtocol):

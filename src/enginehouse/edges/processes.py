@@ -151,9 +151,9 @@ class EngineProcess:
         """End the whole group: SIGTERM, then after `grace_s` seconds SIGKILL; may be repeated."""
         if self.is_running:
             self._signal_group(self._stop_signal)
-            try:
-                await asyncio.wait_for(asyncio.shield(self.wait()), grace_s)
-            except asyncio.TimeoutError:
+            # Not wait_for: with its work done, it would swallow a cancellation at that moment.
+            ended, _ = await asyncio.wait({asyncio.ensure_future(self.wait())}, timeout=grace_s)
+            if not ended:
                 self._signal_group(signals.SIGKILL)
         return await self.wait()
 

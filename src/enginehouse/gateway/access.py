@@ -51,12 +51,22 @@ class Guarded:
             return Caller()
         key = key_in(headers)
         if not key:
-            raise _refusal("auth.missing", "an API key is needed", 401)
+            raise _refusal(
+                "auth.missing", "an API key is needed", 401, ("the request has none",),
+                ("send Authorization: Bearer KEY", "enginehouse keys create NAME"),
+            )  # fmt: skip
         known = recognise(key, kept, time.time())
         if known is None:
-            raise _refusal("auth.unknown", "the API key is not known, expired or revoked", 401)
+            raise _refusal(
+                "auth.unknown", "the API key is not known, expired or revoked", 401,
+                (f"{len(kept)} keys were made here",), ("enginehouse keys list",),
+            )  # fmt: skip
         if not may(known, route_scope):
-            raise _refusal("auth.scope", f"the key {known.name} may not do this", 403)
+            raise _refusal(
+                "auth.scope", f"the key {known.name} may not do this", 403,
+                (f"its scope is {known.scope}; {route_scope} is needed",),
+                (f"enginehouse keys create NAME --scope {route_scope}",),
+            )  # fmt: skip
         self._check_rate(known)
         return Caller(known.id, known.priority)
 
@@ -71,12 +81,12 @@ class Guarded:
             if not is_same:
                 raise _refusal(
                     "auth.origin", f"pages of {origin[:100]} may not ask", 403,
-                    ("set gateway.origins",),
+                    ("the request's Origin names that page",), ("set gateway.origins",),
                 )  # fmt: skip
         if self.is_local and not has_keys and host and not is_ours:
             raise _refusal(
                 "auth.origin", f"this endpoint is not known as {name[:100]}", 403,
-                ("set gateway.hosts",),
+                ("the request's Host names it so",), ("set gateway.hosts",),
             )  # fmt: skip
 
     def _check_rate(self, key: ApiKey) -> None:
@@ -94,8 +104,10 @@ class Guarded:
             waits.append(wait_s)
         if max(waits):
             report = ErrorReport(
-                "rate.limited", f"the key {key.name} has used up its rate", turn="user"
-            )
+                "rate.limited", f"the key {key.name} has used up its rate",
+                (_rates(key),), ("ask again later", "enginehouse keys create NAME --rate N"),
+                turn="user",
+            )  # fmt: skip
             raise RequestError(report, 429, max(1, math.ceil(max(waits))))
 
     def note(self, caller: Caller, usage: Usage | None) -> None:
@@ -112,5 +124,13 @@ class Guarded:
         self._tokens[key.id] = charge(bucket, spent, key.tokens_per_min, now)
 
 
-def _refusal(id: str, what: str, status: int, remedies: tuple[str, ...] = ()) -> RequestError:
-    return RequestError(ErrorReport(id, what, remedies=remedies, turn="user"), status)
+def _rates(key: ApiKey) -> str:
+    """Say what a key may use in a minute."""
+    told = ((key.requests_per_min, "requests"), (key.tokens_per_min, "tokens"))
+    return " and ".join(f"{rate:,} {what}" for rate, what in told if rate) + " a minute"
+
+
+def _refusal(
+    id: str, what: str, status: int, evidence: tuple[str, ...], remedies: tuple[str, ...]
+) -> RequestError:
+    return RequestError(ErrorReport(id, what, evidence, remedies, turn="user"), status)

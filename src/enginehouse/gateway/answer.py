@@ -126,8 +126,9 @@ async def read_body(receive: Receive, limit_bytes: int, limit_s: float = 0.0) ->
         return await asyncio.wait_for(_read_body(receive, limit_bytes), limit_s)
     except asyncio.TimeoutError as problem:
         report = ErrorReport(
-            "request.too_slow", f"the body did not arrive within {limit_s:g} s", turn="user"
-        )
+            "request.too_slow", f"the body did not arrive within {limit_s:g} s",
+            remedies=("send it faster", "raise gateway.body_limit"), turn="user",
+        )  # fmt: skip
         raise RequestError(report, 408) from problem
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from enginehouse.core.dialect import Dialect, Rendered, Route
 from enginehouse.core.errors import EnginehouseError, ErrorReport
 from enginehouse.core.statuses import status_of
 from enginehouse.dialects import load_dialects
-from enginehouse.gateway.answer import RequestError
+from enginehouse.gateway.answer import RequestError, request_id_of
 from enginehouse.gateway.openapi import describe
 from enginehouse.gateway.pages import open_to_pages
 from enginehouse.gateway.proxy import Proxy
@@ -44,11 +45,10 @@ def build_app(proxy: Proxy) -> ASGIApp:
     async def show_metrics(request: Request) -> Response:
         try:
             proxy.access.check(request.scope, "use")
-        except RequestError as problem:
-            return _response(dialects["openai"].render_error(problem.report, problem.status))
-        except EnginehouseError as problem:
-            status = status_of(problem.report)
-            return _response(dialects["openai"].render_error(problem.report, status))
+        except (RequestError, EnginehouseError) as problem:
+            report = problem.report
+            rendered = dialects["openai"].render_error(report, status_of(report))
+            return _response(rendered, _marks(request, report))
         return Response(
             proxy.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -65,15 +65,20 @@ def build_app(proxy: Proxy) -> ASGIApp:
         report = ErrorReport(
             "request.no_route" if status == 404 else "request.method",
             f"{request.method} {request.url.path[:200]} is not served here",
+            remedies=("GET /openapi.json lists the routes",),
             turn="user",
         )
         headers = dict(getattr(problem, "headers", None) or {})
+        if allowed := headers.get("Allow"):
+            report = replace(report, evidence=(f"served there: {allowed}",))
+        headers |= _marks(request, report)
         return _response(_dialect_of(request, dialects).render_error(report, status), headers)
 
     async def confess(request: Request, problem: Exception) -> Response:
         log.error("a fault of ours at %s", request.url.path, exc_info=problem)
         report = ErrorReport("internal.fault", "a fault of Enginehouse itself; please report it")
-        return _response(_dialect_of(request, dialects).render_error(report, status_of(report)))
+        rendered = _dialect_of(request, dialects).render_error(report, status_of(report))
+        return _response(rendered, _marks(request, report))
 
     routes += [
         HttpRoute("/health", health, methods=["GET"]),
@@ -106,6 +111,11 @@ class _Mounted:
         await self._proxy.serve(self._dialect, self._route, scope, receive, send)
 
 
+def _marks(request: Request, report: ErrorReport) -> dict[str, str]:
+    """Return the headers of an error outside the APIs' routes, as on them."""
+    return {"x-request-id": request_id_of(request.scope), "x-enginehouse-error": report.id}
+
+
 def _dialect_of(request: Request, dialects: dict[str, Dialect]) -> Dialect:
     """Return the dialect that a request without a route seems to speak."""
     if request.url.path.startswith("/api/"):
@@ -122,7 +132,7 @@ def _health(proxy: Proxy) -> Response:
     """
     router = proxy.router
     offer = router.default
-    server = router.servers.get(offer.served.name) if offer else None
+    server = router.standing(offer)[1] if offer else None
     models = {
         name: {"status": _status(one.supervisor.state.value), "in_flight": one.in_flight}
         for name, one in router.servers.items()

@@ -22,6 +22,7 @@ from enginehouse.core.dialect import (
 )
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
+from enginehouse.core.statuses import outcome_of
 from enginehouse.core.tools import ToolReader, has_tools, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
@@ -57,14 +58,13 @@ async def carry_ask(
         turn.wait if ask.is_stream else None,
     )  # fmt: skip
     if ask.keep_alive_s is not None:
-        _keep(proxy, ask.model, ask.keep_alive_s)
+        keep_loaded(proxy, ask.model, ask.keep_alive_s)
     return outcome
 
 
-def _keep(proxy: Proxy, model: str, keep_alive_s: float) -> None:
+def keep_loaded(proxy: Proxy, model: str, keep_alive_s: float) -> None:
     """Note how long a model shall stay loaded; 0 unloads it once its requests have ended."""
-    offer = proxy.router.require(model)
-    server = proxy.router.servers.get(offer.served.name)
+    offer, server = proxy.router.standing(proxy.router.require(model))
     if server is None or offer.is_pinned:
         return
     server.keep_alive_s = keep_alive_s
@@ -87,7 +87,7 @@ class _Turn:
         journey = self._journey
         return Moment(
             self._proxy.now(), journey.total_s, journey.load_s + journey.queue_s,
-            journey.first_byte_s,
+            journey.first_byte_s, journey.warning,
         )  # fmt: skip
 
     async def wait(self) -> None:
@@ -142,8 +142,7 @@ class _Turn:
         if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
             shorter = await self._proxy.shorter(offer, server, body)
             if shorter is not None:
-                self._journey.is_truncated = True
-                self._answer.note(b"x-enginehouse-truncated", (shorter[1],))
+                self._proxy.note_shorter(shorter[1], self._answer, self._journey)
                 sent = json.dumps(shorter[0], ensure_ascii=False).encode()
                 again = await self._proxy.post(
                     server, self._ask.upstream_path, sent, self._ask.is_stream
@@ -254,11 +253,19 @@ async def carry_tokenize(
     return await proxy.with_server(wanted.model, None, None, attempt, answer, journey)
 
 
+def _note_model(proxy: Proxy, offer: Offer, asked: str, journey: Journey) -> None:
+    """Note which model a request means that does not ask it anything."""
+    server = proxy.router.servers.get(offer.served.name)
+    journey.asked, journey.model = asked, offer.served.name
+    journey.engine = server.plan.engine if server is not None else ""
+
+
 async def carry_load(
     proxy: Proxy, load: Load, dialect: Dialect, answer: Answer, journey: Journey
 ) -> str:
     """Load a model, or unload it."""
     offer = proxy.router.require(load.model)
+    _note_model(proxy, offer, load.model, journey)
     is_unload = load.keep_alive_s == 0
     if is_unload:
         if not offer.is_pinned:
@@ -270,7 +277,7 @@ async def carry_load(
 
         await proxy.with_server(load.model, None, None, attempt, answer, journey)
         if load.keep_alive_s is not None:
-            _keep(proxy, load.model, load.keep_alive_s)
+            keep_loaded(proxy, load.model, load.keep_alive_s)
     moment = Moment(proxy.now(), journey.total_s, journey.load_s)
     await answer.render(load.voice.loaded(is_unload, False, moment))
     return "served"
@@ -280,6 +287,7 @@ async def carry_pull(
     proxy: Proxy, pull: Pull, dialect: Dialect, answer: Answer, journey: Journey
 ) -> str:
     """Fetch a model; one that is known already succeeds at once."""
+    journey.asked = pull.model
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -311,11 +319,14 @@ async def carry_pull(
     except EnginehouseError as problem:
         if not answer.has_started:
             raise
+        journey.error_id = problem.report.id
         await answer.finish(pull.voice.failed(problem.report))
-        return "failed"
+        return outcome_of(problem.report)
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+    if (pulled := proxy.router.offer(pull.model)) is not None:
+        _note_model(proxy, pulled, pull.model, journey)
     if answer.has_started:
         await answer.finish(pull.voice.done())
     elif pull.is_stream:
@@ -330,6 +341,7 @@ async def carry_copy(
     proxy: Proxy, copy: Copy, dialect: Dialect, answer: Answer, journey: Journey
 ) -> str:
     """Give a model another name besides."""
+    _note_model(proxy, proxy.router.require(copy.source), copy.source, journey)
     proxy.router.alias(copy.source, copy.destination)
     proxy.library.keep_aliases(dict(proxy.router.aliases))
     await answer.whole(200, b"")
@@ -341,6 +353,7 @@ async def carry_delete(
 ) -> str:
     """Take a name away; a model's file stays."""
     offer = proxy.router.require(delete.model)
+    _note_model(proxy, offer, delete.model, journey)
     if await proxy.router.remove(delete.model):
         await proxy.library.forget(offer.served.name)
     proxy.library.keep_aliases(dict(proxy.router.aliases))

@@ -35,6 +35,7 @@ class Journey:
     usage: Usage | None = None
     is_held: bool = False
     is_truncated: bool = False
+    warning: str = ""
     has_fallen_back: bool = False
     began: float = field(default_factory=time.perf_counter)
     sending_since: float = 0.0

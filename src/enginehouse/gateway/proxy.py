@@ -21,8 +21,9 @@ from enginehouse.core.catalog import no_embeddings, no_model, plain_name
 from enginehouse.core.chat import Usage
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
+from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.core.lifecycle import State
-from enginehouse.core.statuses import RETRY_AFTER_S, status_of
+from enginehouse.core.statuses import RETRY_AFTER_S, outcome_of, status_of
 from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
@@ -35,7 +36,7 @@ from enginehouse.gateway.answer import (
 )
 from enginehouse.gateway.choices import answer_several
 from enginehouse.gateway.gate import Caller, RejectedError
-from enginehouse.gateway.intents import INTENTS
+from enginehouse.gateway.intents import INTENTS, keep_loaded
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.pipe import Pipe
@@ -208,7 +209,12 @@ class Proxy:
                 stalled_s = now - journey.sending_since if journey.sending_since else 0.0
                 if self.rules.stall_limit_s and stalled_s > self.rules.stall_limit_s:
                     journey.end_early(
-                        ErrorReport("request.stalled", "the client read nothing for too long")
+                        ErrorReport(
+                            "request.stalled",
+                            f"the client read nothing for {self.rules.stall_limit_s:g} s",
+                            remedies=("read the stream as it comes", "raise gateway.stall_limit"),
+                            turn="user",
+                        )
                     )
                 elif self.rules.time_limit_s and journey.total_s > self.rules.time_limit_s:
                     journey.end_early(
@@ -216,6 +222,7 @@ class Proxy:
                             "request.time_limit",
                             f"the answer took longer than {self.rules.time_limit_s:g} s",
                             remedies=("ask for fewer tokens", "raise gateway.time_limit"),
+                            turn="engine",
                         )
                     )
 
@@ -237,11 +244,11 @@ class Proxy:
             raise
         except UpstreamError as problem:
             journey.error_id = problem.report.id
-            journey.outcome = "failed"
+            journey.outcome = outcome_of(problem.report)
             await self._say(dialect, answer, problem.report, problem.status)
         except EnginehouseError as problem:
             journey.error_id = problem.report.id
-            journey.outcome = "rejected" if problem.report.turn == "user" else "failed"
+            journey.outcome = outcome_of(problem.report)
             retry_s = getattr(problem, "retry_after_s", 0)
             if isinstance(problem, RejectedError):
                 journey.outcome = "rejected"
@@ -262,7 +269,7 @@ class Proxy:
     async def _refuse(
         self, dialect: Dialect, answer: Answer, journey: Journey, problem: RequestError
     ) -> None:
-        journey.outcome = "rejected"
+        journey.outcome = outcome_of(problem.report)
         journey.error_id = problem.report.id
         if problem.status == 401:
             answer.extra.append((b"www-authenticate", b"Bearer"))
@@ -344,6 +351,7 @@ class Proxy:
             if asked is not None and not asked.has_own_tools:
                 return await self._read(dialect, route, scope, body, answer, journey)
         is_stream = bool(peek.stream)
+        keep_alive_s = read_keep_alive({"keep_alive": peek.keep_alive})
 
         async def patience() -> None:
             if not answer.has_started:
@@ -359,13 +367,16 @@ class Proxy:
                 return
             await self._attempt(dialect, offer, server, path, sent, is_stream, answer, journey)
 
-        return await self.with_server(
+        outcome = await self.with_server(
             peek.model or "", peek.num_ctx, route, attempt, answer, journey,
             patience if is_stream else None,
         )  # fmt: skip
+        if keep_alive_s is not None and not journey.error_id:
+            keep_loaded(self, peek.model or "", keep_alive_s)
+        return outcome
 
     def _named(self, body: bytes, peek: _Peek, server: Server) -> bytes:
-        """Return the body with the name that the engine knows the model by, and without num_ctx."""
+        """Return the body with the engine's name for the model, without what is meant for us."""
         wanted = server.plan.model_name
         if (peek.model is None or plain_name(peek.model) == wanted == peek.model) and (
             peek.num_ctx is None and peek.keep_alive is None
@@ -389,8 +400,10 @@ class Proxy:
             fields = msgspec.json.decode(body)
             fields["model_path"] = offer.served.name
             body = msgspec.json.encode(fields)
+        if status >= 400:
+            body, kind = _own_error(dialect, status, body, answer, journey), "application/json"
         await answer.whole(status, body, kind.encode())
-        return "served"
+        return journey.outcome or "served"
 
     async def with_server(
         self, model: str, context: int | None, route: Route | None,
@@ -418,7 +431,7 @@ class Proxy:
                 continue
             try:
                 await attempt(offer, server)
-                return "held-then-served" if journey.is_held else "served"
+                return journey.outcome or ("held-then-served" if journey.is_held else "served")
             except (aiohttp.ClientError, OSError) as problem:
                 is_dead = isinstance(problem, DEAD_CONNECTION)
                 if not first or journey.chunks or answer.has_started or not is_dead:
@@ -525,11 +538,17 @@ class Proxy:
         shorter = await self.shorter(offer, server, fields)
         if shorter is None:
             return upstream
-        journey.is_truncated = True
-        answer.note(b"x-enginehouse-truncated", (shorter[1],))
+        self.note_shorter(shorter[1], answer, journey)
         upstream.release()
         sent = json.dumps(shorter[0], ensure_ascii=False).encode()
         return await self.post(server, path, sent, is_stream)
+
+    def note_shorter(self, said: str, answer: Answer, journey: Journey) -> None:
+        """Tell that a prompt was shortened: in a header, with `warn` in the answer too."""
+        journey.is_truncated = True
+        answer.note(b"x-enginehouse-truncated", (said,))
+        if self.rules.truncation == "warn":
+            journey.warning = said
 
     async def shorter(
         self, offer: Offer, server: Server, fields: dict[str, object]
@@ -557,11 +576,10 @@ class Proxy:
             if answer.has_started:  # only kept patient so far: the error goes into the stream
                 raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
             if upstream.status >= 400:
-                report = error_of_body(whole, upstream.status)
-                journey.error_id = report.id
-                answer.note(b"x-enginehouse-error", (report.id,))
-                whole = name_error(dialect.render_error(report, upstream.status), whole)
+                whole = _own_error(dialect, upstream.status, whole, answer, journey)
                 kind = b"application/json"
+            elif journey.warning:
+                whole = _with_warning(whole, journey.warning)
             journey.usage = _usage_of(whole)
             journey.first_byte_s = journey.total_s
             await answer.whole(upstream.status, whole, kind)
@@ -601,6 +619,27 @@ class Proxy:
         except DEAD_CONNECTION:
             self.metrics.retries.inc()
             return await server.fresh.post(path, data=_payload(body), headers=JSON_HEADERS)
+
+
+def _own_error(
+    dialect: Dialect, status: int, whole: bytes, answer: Answer, journey: Journey
+) -> bytes:
+    """Note an engine's own error as how the request ended, and return it with our code added."""
+    report = error_of_body(whole, status)
+    journey.error_id, journey.outcome = report.id, outcome_of(report)
+    answer.note(b"x-enginehouse-error", (report.id,))
+    return name_error(dialect.render_error(report, status), whole)
+
+
+def _with_warning(whole: bytes, warning: str) -> bytes:
+    """Return an engine's whole answer with `warnings` beside what else it tells."""
+    try:
+        fields = msgspec.json.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return whole
+    if not isinstance(fields, dict):
+        return whole
+    return msgspec.json.encode({**fields, "warnings": [warning]})
 
 
 def _peek(body: bytes) -> _Peek:

@@ -186,6 +186,14 @@ class Router:
             return None
         return server
 
+    def standing(self, offer: Offer) -> tuple[Offer, Server | None]:
+        """Return who answers for a model as its chain stands now, and the server where loaded."""
+        step = offer.steps[self._step.get(offer.served.name, 0)]
+        other = self.offer(step.other_model) if step.other_model else None
+        if other is not None:
+            return self.standing(other)
+        return offer, self._servers.get(offer.served.name)
+
     async def find(self, name: str, context: int | None = None) -> tuple[Offer, Server]:
         """Return a server of the model, started if need be; others may have to make room.
 
@@ -219,10 +227,10 @@ class Router:
 
     async def _preload(self, offer: Offer) -> str:
         while True:
-            _, server = await self.find(offer.served.name)
+            answering, server = await self.find(offer.served.name)
             if await server.supervisor.wait_settled() is State.READY:
                 return ""
-            if not await self.fall_back(offer, server):
+            if not await self.fall_back(answering, server):
                 return server.supervisor.reason
 
     async def fall_back(self, offer: Offer, failed: Server) -> bool:

@@ -14,7 +14,7 @@ import uvicorn
 
 from enginehouse.core.errors import EngineError, EnginehouseError
 from enginehouse.core.lifecycle import State
-from enginehouse.edges.http_guard import GuardedProtocol
+from enginehouse.edges.http_guard import GuardedProtocol, SeldomInvalid
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.edges.request_log import RequestLog
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from enginehouse.edges.telemetry_sdk import Telemetry
 
 log = logging.getLogger(__name__)
+UVICORN_LOG = logging.getLogger("uvicorn.error")
+"""Where uvicorn says what was wrong with a request."""
 
 
 async def serve(
@@ -75,6 +77,8 @@ async def serve(
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt)
+        seldom = SeldomInvalid()
+        UVICORN_LOG.addFilter(seldom)
         http = asyncio.ensure_future(_answer(server, bound))
         watcher = asyncio.ensure_future(first.hold(bound, serving, on_ready))
         stopping = asyncio.ensure_future(stop.wait())
@@ -94,6 +98,7 @@ async def serve(
                 serving.log.stop()
             if serving.telemetry is not None:
                 await asyncio.to_thread(serving.telemetry.stop)
+            UVICORN_LOG.removeFilter(seldom)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
         if stop.is_set() and not first.was_ready:
@@ -131,13 +136,15 @@ class _First:
     ) -> None:
         """Start it, say when it is ready, and return, with an error, when it has failed for good.
 
+        Where its chain ends at another model, that one is held in its place.
+
         Raises:
             EngineError: `engine.failed`.
         """
         name = self._offer.served.name
         await self._router.find(name)
         while True:
-            server = self._router.servers.get(name)
+            answering, server = self._router.standing(self._offer)
             if server is None:  # unloaded by a client, or on its way to the next step
                 await asyncio.sleep(0.2)
                 continue
@@ -150,7 +157,7 @@ class _First:
                 while server.supervisor.state not in (State.FAILED, State.STOPPED):
                     await server.supervisor.wait_change()
                 continue
-            if await self._router.fall_back(self._offer, server):
+            if await self._router.fall_back(answering, server):
                 await self._router.find(name)
                 continue
             supervisor = server.supervisor

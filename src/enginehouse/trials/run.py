@@ -345,8 +345,7 @@ class _Attempt:
         finally:
             guard.stop()
             watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+            await asyncio.gather(watcher, return_exceptions=True)
             crashed = not self.process.is_running
             if self._was_started():
                 self._enter(Stage.STOP)
@@ -381,10 +380,17 @@ class _Attempt:
             allowed = show(self.fence.limit_bytes)
             return Outcome.GUARDED, f"it wanted more than the {allowed} that its cgroup allows"
         if failure.outcome is Outcome.BAD_ANSWER:
-            with suppress(asyncio.TimeoutError):
-                ended = await asyncio.wait_for(self.process.wait(), ENDING_S)
-                stage = self.stages[-1].stage.value
-                return Outcome.EXITED, f"the engine ended during {stage} with {ended.describe()}"
+            # Not wait_for: with its work done, it would swallow a cancellation at that moment.
+            ending = asyncio.ensure_future(self.process.wait())
+            try:
+                await asyncio.wait({ending}, timeout=ENDING_S)
+                if ending.done():
+                    stage, ended = self.stages[-1].stage.value, ending.result()
+                    said = f"the engine ended during {stage} with {ended.describe()}"
+                    return Outcome.EXITED, said
+            finally:
+                ending.cancel()
+                await asyncio.gather(ending, return_exceptions=True)
         return failure.outcome, failure.detail
 
     def _was_started(self) -> bool:

@@ -30,20 +30,20 @@ from enginehouse.core.dialect import (
     RouteKind,
     Show,
 )
-from enginehouse.core.errors import ErrorReport, UserError, error_text
+from enginehouse.core.errors import ErrorReport, UserError
+from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.dialects.ollama.catalog import show_model, show_running, show_tags
 from enginehouse.dialects.ollama.request import (
     CHAT_FIELDS,
     GENERATE_FIELDS,
     content_with_images,
-    read_keep_alive,
     read_messages,
     read_options,
     read_shape,
     unknown_fields,
 )
 from enginehouse.dialects.ollama.template import render_template
-from enginehouse.dialects.ollama.voice import ChatVoice, EmbedVoice, PullLines
+from enginehouse.dialects.ollama.voice import ChatVoice, EmbedVoice, PullLines, error_fields
 
 VERSION = "0.30.0"
 """The version of Ollama's API that is spoken here; clients compare its numbers."""
@@ -99,11 +99,11 @@ class Ollama:
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer."""
-        return Rendered(status, json.dumps(_error(report), ensure_ascii=False).encode())
+        return Rendered(status, json.dumps(error_fields(report), ensure_ascii=False).encode())
 
     def render_stream_error(self, report: ErrorReport, status: int) -> bytes:
         """Render an error within a stream: one line with `error`."""
-        return json.dumps(_error(report), ensure_ascii=False).encode() + b"\n"
+        return json.dumps(error_fields(report), ensure_ascii=False).encode() + b"\n"
 
     def keep_alive(self) -> bytes:
         """Nothing here is forwarded."""
@@ -220,12 +220,6 @@ def _required(fields: Mapping[str, Any], name: str) -> str:
     if not value:
         raise missing(name, "a name")
     return value
-
-
-def _error(report: ErrorReport) -> dict[str, str | tuple[str, ...]]:
-    shown: dict[str, str | tuple[str, ...]] = {"error": error_text(report), "code": report.id}
-    shown["from"] = report.turn
-    return {**shown, "remedies": report.remedies} if report.remedies else shown
 
 
 def _show(value: object) -> Show:

@@ -13,7 +13,7 @@ import msgspec
 
 from enginehouse.core.chat import Collector, Completion, Delta, Embeddings, Moment, ToolCall
 from enginehouse.core.dialect import Rendered
-from enginehouse.core.errors import ErrorReport
+from enginehouse.core.errors import ErrorReport, error_text
 from enginehouse.core.sse import one_line
 
 NDJSON = "application/x-ndjson"
@@ -35,6 +35,13 @@ def stamp(at: float) -> str:
 def line(value: object) -> bytes:
     """Return one line of a stream."""
     return one_line(_ENCODE(value)) + b"\n"
+
+
+def error_fields(report: ErrorReport) -> dict[str, str | tuple[str, ...]]:
+    """Return an error as Ollama's clients read it, with a code and whose turn it is besides."""
+    shown: dict[str, str | tuple[str, ...]] = {"error": error_text(report), "code": report.id}
+    shown["from"] = report.turn
+    return {**shown, "remedies": report.remedies} if report.remedies else shown
 
 
 def nanoseconds(seconds: float) -> int:
@@ -128,6 +135,7 @@ class ChatVoice:
             "prompt_eval_duration": nanoseconds(prompt_s),
             "eval_count": answer.usage.output_tokens,
             "eval_duration": nanoseconds(decode_s),
+            **({"warning": moment.warning} if moment.warning else {}),
         }
 
 
@@ -214,4 +222,4 @@ class PullLines:
 
     def failed(self, report: ErrorReport) -> bytes:
         """Render a failure after lines were sent."""
-        return line({"error": report.what, "code": report.id})
+        return line(error_fields(report))

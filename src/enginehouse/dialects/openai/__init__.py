@@ -21,6 +21,7 @@ from enginehouse.core.dialect import (
     Tokenize,
 )
 from enginehouse.core.errors import ErrorReport, error_text
+from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.dialects.openai.chat_voice import CompletionVoice
 from enginehouse.dialects.openai.responses import read_request
 from enginehouse.dialects.openai.responses_voice import ResponseVoice
@@ -101,7 +102,11 @@ class OpenAI:
         body, notes = read_request(fields)
         voice = ResponseVoice(model, f"resp_{received.request_id}", fields, received.at)
         is_stream = bool_of(fields, "stream", False)
-        return Ask(model, CHAT, body, voice, is_stream, tuple(notes))
+        context = number_of(fields, "num_ctx")
+        return Ask(
+            model, CHAT, body, voice, is_stream, tuple(notes), read_keep_alive(fields),
+            int(context) if context else None,
+        )  # fmt: skip
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer."""
@@ -132,7 +137,7 @@ def _read_chat(fields: dict[str, Any], model: str, received: Received) -> Ask:
     context = number_of(fields, "num_ctx")
     return Ask(
         model, CHAT, body, voice, bool_of(fields, "stream", False), notes,
-        context_tokens=int(context) if context else None,
+        read_keep_alive(fields), int(context) if context else None,
     )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ class CompletionVoice:
             "index": 0, "message": message, "finish_reason": answer.finish, "logprobs": logprobs
         }  # fmt: skip
         head = self._head("chat.completion")
-        return _ENCODE({**head, "choices": [choice], "usage": _usage(answer.usage)})
+        warnings = {"warnings": [moment.warning]} if moment.warning else {}
+        return _ENCODE({**head, "choices": [choice], "usage": _usage(answer.usage), **warnings})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -62,7 +62,7 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         notes.append("store is not supported: nothing is kept")
     if text_of(fields, "truncation") == "auto":
         notes.append("truncation follows the server's own policy")
-    known = READ_FIELDS | {"store", "truncation", "background", "include"}
+    known = READ_FIELDS | {"store", "truncation", "background", "include", "keep_alive", "num_ctx"}
     notes += [f"{name} is not supported" for name in fields if name not in known]
     return body, notes
 

@@ -92,7 +92,8 @@ class ResponseVoice:
             output.append(self._message(answer.text, "completed"))
         output += [self._call(call, call.arguments, "completed") for call in answer.tool_calls]
         kind = "incomplete" if answer.finish == "length" else "completed"
-        return _ENCODE(self._response(kind, output, answer.usage, moment))
+        warnings = {"warnings": [moment.warning]} if moment.warning else {}
+        return _ENCODE({**self._response(kind, output, answer.usage, moment), **warnings})
 
     def _response(
         self, status: str, output: list[dict[str, Any]], usage: Usage | None, moment: Moment
