@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 
 def vllm_python() -> str:
     """Return the Python of a vLLM that is here, empty where there is none."""
-    named = os.environ.get("ENGINEHOUSE_TEST_VLLM_PYTHON", "")
+    named = os.environ.get("TEST_VLLM_PYTHON", "")
     kept = sorted(cache_dir().glob("tools/vllm-*/bin/python"))
     own = [build.path for build in find_builds() if build.engine == "vllm"]
     return named or (str(kept[-1]) if kept else (own[0] if own else ""))

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not vllm_python(), reason="no vLLM in an environment here"),
     pytest.mark.skipif(
-        not CHECKPOINT.is_dir(), reason="no TEST_CHECKPOINT: benchmarks/checkpoint_of_gguf.py makes it"
+        not CHECKPOINT.is_dir(), reason="no TEST_CHECKPOINT (benchmarks/checkpoint_of_gguf.py)"
     ),
 ]  # fmt: skip
 HI: list[Any] = [{"role": "user", "content": SAY_HI}]

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not vllm_python(), reason="no vLLM in an environment here"),
     pytest.mark.skipif(
         not CHECKPOINT.is_dir(),
-        reason="no TEST_CHECKPOINT: benchmarks/checkpoint_of_gguf.py makes it",
+        reason="no TEST_CHECKPOINT (benchmarks/checkpoint_of_gguf.py)",
     ),
 ]
 
