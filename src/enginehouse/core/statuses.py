@@ -47,3 +47,15 @@ RETRY_AFTER_S = {"engine.broke_off": 1, "engine.failed": 30, "gateway.rejected":
 def status_of(report: ErrorReport) -> int:
     """Return the HTTP status of an error."""
     return STATUS.get(report.id) or BY_TURN.get(report.turn, 500)
+
+
+PASSED_ON = frozenset({400, 404, 413, 429, 501, 503, 504})
+"""Statuses of an engine that mean the same from us."""
+
+
+def passed_on(status: int) -> int:
+    """Return the status for an engine's error: its own, or 400 and 502 where that is another.
+
+    So clients meet only statuses that the API description names; 500 would be a fault of ours.
+    """
+    return status if status in PASSED_ON else 400 if 400 <= status < 500 else 502

@@ -22,6 +22,7 @@ from enginehouse.core.dialect import (
 )
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
+from enginehouse.core.statuses import passed_on
 from enginehouse.core.tools import ToolReader, has_tools, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
@@ -137,7 +138,7 @@ class _Turn:
         """Ask again with a shorter conversation where that helps, else say why not."""
         async with upstream:
             report = error_of_body(await upstream.read(), upstream.status)
-        status = upstream.status if 400 <= upstream.status < 500 else 502
+        status = passed_on(upstream.status) if upstream.status < 500 else 502
         is_too_long = report.id == "context_length_exceeded"
         if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
             shorter = await self._proxy.shorter(offer, server, body)

@@ -22,7 +22,7 @@ from enginehouse.core.chat import Usage
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
 from enginehouse.core.lifecycle import State
-from enginehouse.core.statuses import RETRY_AFTER_S, status_of
+from enginehouse.core.statuses import RETRY_AFTER_S, passed_on, status_of
 from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
@@ -385,6 +385,8 @@ class Proxy:
         if route.engines and server.plan.engine not in route.engines:
             raise _not_there(route, server.plan.engine)
         status, kind, body = await server.get(route.upstream_path)
+        if status >= 400:
+            raise UpstreamError(error_of_body(body, passed_on(status)), passed_on(status))
         if b'"model_path"' in body:
             fields = msgspec.json.decode(body)
             fields["model_path"] = offer.served.name
@@ -554,17 +556,18 @@ class Proxy:
         kind = upstream.headers.get("content-type", "application/json").encode()
         if upstream.status != 200 or not isinstance(upstream, EngineStream):
             whole = await upstream.read()
+            status = passed_on(upstream.status) if upstream.status >= 400 else upstream.status
             if answer.has_started:  # only kept patient so far: the error goes into the stream
-                raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
-            if upstream.status >= 400:
-                report = error_of_body(whole, upstream.status)
+                raise UpstreamError(error_of_body(whole, status), status)
+            if status >= 400:
+                report = error_of_body(whole, status)
                 journey.error_id = report.id
                 answer.note(b"x-enginehouse-error", (report.id,))
-                whole = name_error(dialect.render_error(report, upstream.status), whole)
+                whole = name_error(dialect.render_error(report, status), whole)
                 kind = b"application/json"
             journey.usage = _usage_of(whole)
             journey.first_byte_s = journey.total_s
-            await answer.whole(upstream.status, whole, kind)
+            await answer.whole(status, whole, kind)
             return
         await upstream.some()
         journey.first_byte_s = journey.total_s
