@@ -22,7 +22,6 @@ from enginehouse.core.dialect import (
 )
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
-from enginehouse.core.statuses import passed_on
 from enginehouse.core.tools import ToolReader, has_tools, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
@@ -39,6 +38,7 @@ from enginehouse.gateway.upstream import (
     read_completion,
     read_delta,
     read_embeddings,
+    status_to_client,
 )
 
 if TYPE_CHECKING:
@@ -137,8 +137,10 @@ class _Turn:
     ) -> Upstream:
         """Ask again with a shorter conversation where that helps, else say why not."""
         async with upstream:
-            report = error_of_body(await upstream.read(), upstream.status)
-        status = passed_on(upstream.status) if upstream.status < 500 else 502
+            said = await upstream.read()
+        status = status_to_client(upstream.status, said)
+        status = status if status < 500 else 502
+        report = error_of_body(said, status)
         is_too_long = report.id == "context_length_exceeded"
         if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
             shorter = await self._proxy.shorter(offer, server, body)

@@ -22,7 +22,7 @@ from enginehouse.core.chat import Usage
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
 from enginehouse.core.lifecycle import State
-from enginehouse.core.statuses import RETRY_AFTER_S, passed_on, status_of
+from enginehouse.core.statuses import RETRY_AFTER_S, status_of
 from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
@@ -48,6 +48,7 @@ from enginehouse.gateway.upstream import (
     broke_off,
     error_of_body,
     name_error,
+    status_to_client,
 )
 
 log = logging.getLogger(__name__)
@@ -386,7 +387,8 @@ class Proxy:
             raise _not_there(route, server.plan.engine)
         status, kind, body = await server.get(route.upstream_path)
         if status >= 400:
-            raise UpstreamError(error_of_body(body, passed_on(status)), passed_on(status))
+            status = status_to_client(status, body)
+            raise UpstreamError(error_of_body(body, status), status)
         if b'"model_path"' in body:
             fields = msgspec.json.decode(body)
             fields["model_path"] = offer.served.name
@@ -556,7 +558,9 @@ class Proxy:
         kind = upstream.headers.get("content-type", "application/json").encode()
         if upstream.status != 200 or not isinstance(upstream, EngineStream):
             whole = await upstream.read()
-            status = passed_on(upstream.status) if upstream.status >= 400 else upstream.status
+            status = upstream.status
+            if status >= 400:
+                status = status_to_client(status, whole)
             if answer.has_started:  # only kept patient so far: the error goes into the stream
                 raise UpstreamError(error_of_body(whole, status), status)
             if status >= 400:
