@@ -91,8 +91,7 @@ def _operation(dialect: Dialect, route: Route) -> dict[str, Any]:
         whole, piece = ANSWERS.get(key, ("", ""))
         responses["200"] = {"description": "the answer", **_content(whole)}
         if piece:
-            kind = {"schema": {"type": "string"}, "x-item-schema": ref(piece)}
-            responses["200"]["content"][STREAMS[dialect.name]] = kind
+            responses["200"]["content"][STREAMS[dialect.name]] = {"schema": _pieces(dialect, piece)}
     error = {} if route.method == "HEAD" else _content(ERRORS[dialect.name])
     for status in statuses(route):
         responses[str(status)] = {"description": _ids(status), **error}
@@ -114,6 +113,18 @@ def _operation(dialect: Dialect, route: Route) -> dict[str, Any]:
         content = {"application/json": {"schema": body}}
         shown["requestBody"] = {"required": True, "content": content}
     return shown
+
+
+def _pieces(dialect: Dialect, name: str) -> Schema:
+    """Return the schema of a stream's events, or of the text of a stream of lines.
+
+    What stands in `data` is of `contentSchema`, but for OpenAI's last event, `[DONE]`.
+    """
+    inner = {"contentMediaType": "application/json", "contentSchema": ref(name)}
+    if dialect.name == "ollama":
+        return {"type": "string", "description": "one JSON object a line", **inner}
+    data = {"type": "string", **inner}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}}
 
 
 def _content(name: str) -> dict[str, Any]:

@@ -97,7 +97,9 @@ CHAT = obj(
 )  # fmt: skip
 PREDICT = obj(
     "prompt",
-    prompt=TEXT, stream=FLAG, n_predict={"type": "integer", "minimum": -1},
+    prompt=TEXT,
+    stream=FLAG,
+    n_predict={"type": "integer", "minimum": -1},
     **{name: kind["anyOf"][0] for name, kind in MORE_SAMPLING.items()},
 )
 
@@ -172,11 +174,7 @@ DETAILS = obj(
     "format family families parameter_size quantization_level",
     format=TEXT, family=TEXT, families=TEXTS, parameter_size=TEXT, quantization_level=TEXT,
 )  # fmt: skip
-TIMES: dict[str, Schema] = {
-    name: COUNT
-    for name in ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration",
-                 "eval_count", "eval_duration")
-}  # fmt: skip
+TIMES: dict[str, Schema] = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"), COUNT)  # fmt: skip
 TOLD: dict[str, Schema] = {"code": TEXT, "from": TURN, "remedies": TEXTS}
 USAGE = obj(
     "prompt_tokens completion_tokens total_tokens",

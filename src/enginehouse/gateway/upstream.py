@@ -18,7 +18,8 @@ Upstream = aiohttp.ClientResponse | EngineStream
 """An engine's answer: of a stream, on a connection of its own."""
 DONE = b"[DONE]"
 REQUEST_FAULT = re.compile(
-    rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)|::_M_range_check"
+    rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
+    rb"|::_M_range_check|(image|audio) input is not supported"
 )
 """What llama-server says, with 500, of requests that it cannot read."""
 
