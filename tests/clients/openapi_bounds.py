@@ -20,8 +20,9 @@ LIMITS = {
     "/infill": "n_predict", "/v1/responses": "max_output_tokens",
 }  # fmt: skip
 """The field that limits an answer, of requests that are good without it."""
-NUMBERS = {"max_tokens": MOST_TOKENS, "max_completion_tokens": MOST_TOKENS, "n_predict": MOST_TOKENS,
-           "max_output_tokens": MOST_TOKENS, "num_predict": MOST_TOKENS, "n": 2,
+NUMBERS = {"max_tokens": MOST_TOKENS, "max_completion_tokens": MOST_TOKENS,
+           "n_predict": MOST_TOKENS,
+                     "max_output_tokens": MOST_TOKENS, "num_predict": MOST_TOKENS, "n": 2,
            "num_ctx": 256}  # fmt: skip
 """The most that is asked for; -1 would be no limit at all."""
 NOWHERE = "no-such-model"
@@ -61,7 +62,7 @@ def _small(name: str, value: Any) -> Any:
 
 @schemathesis.hook
 def before_call(
-    context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]
+    context: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]
 ) -> None:
     """Bound a request."""
     case.body = bound(case.operation.path, case.body)

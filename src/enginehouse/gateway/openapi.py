@@ -118,12 +118,15 @@ def _operation(dialect: Dialect, route: Route) -> dict[str, Any]:
 def _pieces(dialect: Dialect, name: str) -> Schema:
     """Return the schema of a stream's events, or of the text of a stream of lines.
 
-    What stands in `data` is of `contentSchema`, but for OpenAI's last event, `[DONE]`.
+    What stands in `data` is of `contentSchema`, but for the last event of completions, `[DONE]`.
     """
-    inner = {"contentMediaType": "application/json", "contentSchema": ref(name)}
+    shapes = {"anyOf": [ref(name), ref(ERRORS[dialect.name])]}
+    inner = {"contentMediaType": "application/json", "contentSchema": shapes}
     if dialect.name == "ollama":
         return {"type": "string", "description": "one JSON object a line", **inner}
-    data = {"type": "string", **inner}
+    data: Schema = {"type": "string", **inner}
+    if name not in ("ResponseEvent", "AnthropicEvent"):
+        data = {"anyOf": [{"type": "string", "const": "[DONE]"}, data]}
     return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}}
 
 

@@ -174,7 +174,11 @@ DETAILS = obj(
     "format family families parameter_size quantization_level",
     format=TEXT, family=TEXT, families=TEXTS, parameter_size=TEXT, quantization_level=TEXT,
 )  # fmt: skip
-TIMES: dict[str, Schema] = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"), COUNT)  # fmt: skip
+TIMES: dict[str, Schema] = dict.fromkeys(
+    ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration",
+     "eval_count", "eval_duration"),
+    COUNT,
+)  # fmt: skip
 TOLD: dict[str, Schema] = {"code": TEXT, "from": TURN, "remedies": TEXTS}
 USAGE = obj(
     "prompt_tokens completion_tokens total_tokens",
