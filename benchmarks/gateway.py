@@ -184,7 +184,7 @@ def measure_ttft(ways: list[Way], rounds: int) -> None:
         for _ in range(rounds):
             for way in ways:
                 each = 300 if streams == 1 else 40
-                heard = asyncio.run(wave(way, streams, each, 4 if streams == 1 else 16, 0.05))
+                heard = asyncio.run(wave(way, streams, each, 2 if streams == 1 else 16, 0.02))
                 firsts = [one.first_s * 1e3 for one in heard]
                 p50[way.name].append(at(firsts, 0.5))
                 p99[way.name].append(at(firsts, 0.99))

@@ -54,3 +54,15 @@ def outcome_of(report: ErrorReport) -> str:
     What the engine says with a 4xx is the user's, with a 5xx its own.
     """
     return "rejected" if report.turn == "user" else "failed"
+
+
+PASSED_ON = frozenset({400, 404, 413, 429, 501, 503, 504})
+"""Statuses of an engine that mean the same from us."""
+
+
+def passed_on(status: int) -> int:
+    """Return the status for an engine's error: its own, or 400 and 502 where that is another.
+
+    So clients meet only statuses that the API description names; 500 would be a fault of ours.
+    """
+    return status if status in PASSED_ON else 400 if 400 <= status < 500 else 502

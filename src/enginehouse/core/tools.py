@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from enginehouse.core.body import object_of, objects_of, text_of
 from enginehouse.core.chat import Completion, Delta, ToolCall
 
 CALL, CALLS, RESPONSE = "tool_call", "tool_calls", "response"
@@ -26,11 +27,31 @@ ESCAPE = re.compile(
 
 
 def has_tools(body: Mapping[str, Any]) -> bool:
-    """Whether a request has tools, or a conversation in which some were used."""
+    """Whether a request has tools, or a conversation in which some were used.
+
+    Raises:
+        UserError: `request.invalid`, for those that are none.
+    """
+    _check(body)
     return bool(body.get("tools")) or any(
         message.get("tool_calls") or message.get("role") == "tool"
         for message in body.get("messages", ())
     )
+
+
+def _check(body: Mapping[str, Any]) -> None:
+    """Refuse tools and messages of a form that cannot be read."""
+    for tool in objects_of(body, "tools"):
+        function = object_of(tool, "function")
+        text_of(function or tool, "name")
+    for message in objects_of(body, "messages"):
+        for call in objects_of(message, "tool_calls"):
+            object_of(call, "function")
+    shape = object_of(body, "response_format")
+    if text_of(shape, "type") == "json_schema":
+        object_of(object_of(shape, "json_schema"), "schema")
+    if isinstance(choice := body.get("tool_choice"), dict):
+        object_of(choice, "function")
 
 
 def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -14,7 +14,13 @@ from enginehouse.core.sse import EventSplitter
 from enginehouse.gateway.answer import Answer
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.server import Server
-from enginehouse.gateway.upstream import DONE, UpstreamError, broke_off, error_of_body
+from enginehouse.gateway.upstream import (
+    DONE,
+    UpstreamError,
+    broke_off,
+    error_of_body,
+    status_to_client,
+)
 
 if TYPE_CHECKING:
     from enginehouse.gateway.proxy import Proxy
@@ -68,7 +74,8 @@ async def _ask(proxy: Proxy, server: Server, path: str, one: dict[str, Any]) -> 
         async with upstream:
             whole = await upstream.read()
     if upstream.status != 200:
-        raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
+        status = status_to_client(upstream.status, whole)
+        raise UpstreamError(error_of_body(whole, status), status)
     server.supervisor.progress()
     told: dict[str, Any] = json.loads(whole)
     return told
@@ -119,7 +126,8 @@ async def _events(
             assert isinstance(upstream, aiohttp.ClientResponse)
             if upstream.status != 200:
                 whole = await upstream.read()
-                raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
+                status = status_to_client(upstream.status, whole)
+                raise UpstreamError(error_of_body(whole, status), status)
             async for chunk in upstream.content.iter_any():
                 for data in splitter.feed(chunk):
                     if data == DONE:

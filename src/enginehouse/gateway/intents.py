@@ -39,6 +39,7 @@ from enginehouse.gateway.upstream import (
     read_completion,
     read_delta,
     read_embeddings,
+    status_to_client,
 )
 
 if TYPE_CHECKING:
@@ -136,8 +137,10 @@ class _Turn:
     ) -> Upstream:
         """Ask again with a shorter conversation where that helps, else say why not."""
         async with upstream:
-            report = error_of_body(await upstream.read(), upstream.status)
-        status = upstream.status if 400 <= upstream.status < 500 else 502
+            said = await upstream.read()
+        status = status_to_client(upstream.status, said)
+        status = status if status < 500 else 502
+        report = error_of_body(said, status)
         is_too_long = report.id == "context_length_exceeded"
         if is_too_long and self._proxy.rules.truncation != "error" and "messages" in body:
             shorter = await self._proxy.shorter(offer, server, body)

@@ -49,6 +49,7 @@ from enginehouse.gateway.upstream import (
     broke_off,
     error_of_body,
     name_error,
+    status_to_client,
 )
 
 log = logging.getLogger(__name__)
@@ -396,6 +397,9 @@ class Proxy:
         if route.engines and server.plan.engine not in route.engines:
             raise _not_there(route, server.plan.engine)
         status, kind, body = await server.get(route.upstream_path)
+        if status >= 400:
+            status = status_to_client(status, body)
+            raise UpstreamError(error_of_body(body, status), status)
         if b'"model_path"' in body:
             fields = msgspec.json.decode(body)
             fields["model_path"] = offer.served.name
@@ -573,16 +577,19 @@ class Proxy:
         kind = upstream.headers.get("content-type", "application/json").encode()
         if upstream.status != 200 or not isinstance(upstream, EngineStream):
             whole = await upstream.read()
+            status = upstream.status
+            if status >= 400:
+                status = status_to_client(status, whole)
             if answer.has_started:  # only kept patient so far: the error goes into the stream
-                raise UpstreamError(error_of_body(whole, upstream.status), upstream.status)
-            if upstream.status >= 400:
-                whole = _own_error(dialect, upstream.status, whole, answer, journey)
+                raise UpstreamError(error_of_body(whole, status), status)
+            if status >= 400:
+                whole = _own_error(dialect, status, whole, answer, journey)
                 kind = b"application/json"
             elif journey.warning:
                 whole = _with_warning(whole, journey.warning)
             journey.usage = _usage_of(whole)
             journey.first_byte_s = journey.total_s
-            await answer.whole(upstream.status, whole, kind)
+            await answer.whole(status, whole, kind)
             return
         await upstream.some()
         journey.first_byte_s = journey.total_s

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from enginehouse.core.body import invalid
-from enginehouse.core.errors import EngineError, UserError
+from enginehouse.core.errors import EngineError
 from enginehouse.gateway.server import Server
+from enginehouse.gateway.upstream import UpstreamError, error_of_body, status_to_client
 
 LLAMA, VLLM = "llama-server", "vllm"
 TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
@@ -116,7 +117,6 @@ async def _ask(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any
     except (msgspec.MsgspecError, UnicodeDecodeError):
         decoded = None
     if status != 200 or not isinstance(decoded, dict):
-        text = answer[:300].decode("utf-8", "replace")
-        kind = UserError if 400 <= status < 500 else EngineError
-        raise kind("engine.error", f"{path} answered {status}: {text}")
+        status = status_to_client(status, answer) if status != 200 else 502
+        raise UpstreamError(error_of_body(answer, status), status)
     return decoded

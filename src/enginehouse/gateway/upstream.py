@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import aiohttp
@@ -10,11 +11,17 @@ import msgspec
 from enginehouse.core.chat import Completion, Delta, Embeddings, Timings, ToolCall, Usage
 from enginehouse.core.dialect import Rendered
 from enginehouse.core.errors import EnginehouseError, ErrorReport
+from enginehouse.core.statuses import passed_on
 from enginehouse.edges.engine_stream import EngineStream
 
 Upstream = aiohttp.ClientResponse | EngineStream
 """An engine's answer: of a stream, on a connection of its own."""
 DONE = b"[DONE]"
+REQUEST_FAULT = re.compile(
+    rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
+    rb"|::_M_range_check|(image|audio) input is not supported"
+)
+"""What llama-server says, with 500, of requests that it cannot read."""
 
 
 class _Function(msgspec.Struct):
@@ -173,6 +180,11 @@ def context_report(message: str) -> ErrorReport:
     )
 
 
+def status_to_client(status: int, body: bytes) -> int:
+    """Return the status for an engine's error: 400 too where its 500 blames the request."""
+    return 400 if status == 500 and REQUEST_FAULT.search(body) else passed_on(status)
+
+
 def error_of_body(body: bytes, status: int) -> ErrorReport:
     """Return the report of an engine's answer that is no success."""
     try:
@@ -203,8 +215,10 @@ def name_error(rendered: Rendered, body: bytes) -> bytes:
     error = theirs.get("error") if isinstance(theirs, dict) else None
     if not isinstance(error, dict) or not isinstance(ours.get("error"), dict):
         return rendered.body
-    code = {"code": ours["error"]["code"]}
-    return msgspec.json.encode({**theirs, "error": {**ours["error"], **error, **code}})
+    kept = {"code": ours["error"]["code"]}
+    if rendered.status < 500 and error.get("type") == "server_error":
+        kept["type"] = ours["error"]["type"]
+    return msgspec.json.encode({**theirs, "error": {**ours["error"], **error, **kept}})
 
 
 def _decode(data: bytes) -> _Answer:

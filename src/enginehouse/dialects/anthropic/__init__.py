@@ -52,7 +52,7 @@ class Anthropic:
         if route.operation == "count_tokens":
             body, _ = read_request(fields)
             return Count(model, body, _render_count)
-        if "max_tokens" not in fields:
+        if fields.get("max_tokens") is None:
             raise missing("max_tokens", "how many tokens the answer may have")
         body, notes = read_request(fields)
         voice = MessageVoice(model, f"msg_{received.request_id}")

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from enginehouse.core.body import bool_of, number_of, object_of, objects_of, read_object, text_of
+from enginehouse.core.body import (
+    bool_of,
+    missing,
+    number_of,
+    object_of,
+    objects_of,
+    read_object,
+    text_of,
+)
 from enginehouse.core.catalog import Served, find_served, no_model
 from enginehouse.core.dialect import (
     Ask,
@@ -128,7 +136,8 @@ def _read_chat(fields: dict[str, Any], model: str, received: Received) -> Ask:
     """Read a chat request that cannot be forwarded as it is."""
     kept = ("model", "stream", "stream_options", "n", "num_ctx", "keep_alive")
     body = {name: value for name, value in fields.items() if name not in kept}
-    objects_of(body, "messages")
+    if not objects_of(body, "messages"):
+        raise missing("messages", "at least one message")
     options = object_of(fields, "stream_options")
     id = f"chatcmpl-{received.request_id}"
     voice = CompletionVoice(model, id, int(received.at), bool_of(options, "include_usage", False))
