@@ -198,19 +198,21 @@ def measure_ttft(ways: list[Way], rounds: int) -> None:
 
 
 def measure_chunks(ways: list[Way], rounds: int) -> None:
-    say("\nprocessor time before the engine in µs a streamed chunk (16 streams of 400 tokens)")
-    told: dict[str, list[float]] = {way.name: [] for way in ways if way.pids}
-    for _ in range(rounds):
-        for way in ways:
-            if not way.pids:
-                continue
-            before = way.cpu_s()
-            heard = asyncio.run(wave(way, 16, 1, 400, 0.02))
-            chunks = sum(one.tokens for one in heard)
-            assert chunks >= 16 * 400, (way.name, chunks)
-            told[way.name].append((way.cpu_s() - before) / chunks * 1e6)
-    for name, values in told.items():
-        say(f"    {name:18} {median(values):6.1f}   ({' '.join(f'{v:.0f}' for v in values)})")
+    say("\nprocessor time before the engine in µs a streamed chunk, 50 chunks/s a stream")
+    for streams in (16, 64):
+        told: dict[str, list[float]] = {way.name: [] for way in ways if way.pids}
+        for _ in range(rounds):
+            for way in ways:
+                if not way.pids:
+                    continue
+                before = way.cpu_s()
+                heard = asyncio.run(wave(way, streams, 1, 400, 0.02))
+                chunks = sum(one.tokens for one in heard)
+                assert chunks >= streams * 400, (way.name, chunks)
+                told[way.name].append((way.cpu_s() - before) / chunks * 1e6)
+        say(f"  {streams} streams")
+        for name, values in told.items():
+            say(f"    {name:18} {median(values):6.1f}   ({' '.join(f'{v:.0f}' for v in values)})")
 
 
 def measure_carry(ways: list[Way], rounds: int) -> None:

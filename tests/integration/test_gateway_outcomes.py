@@ -72,7 +72,7 @@ async def test_an_outcome_means_the_same_on_every_route(serving: Serving) -> Non
         (CHAT, {**BODY, "messages": LONG}, 400, "rejected"),
         (OLLAMA, {"model": "fake", "messages": LONG}, 400, "rejected"),
         ("/v1/rerank", {"model": "fake"}, 404, "rejected"),
-        ("/v1/embeddings", embed, 500, "failed"),
+        ("/v1/embeddings", embed, 502, "failed"),
         ("/api/embed", embed, 502, "failed"),
     ]
     async with serving("--context", "20", "--embed", embeds=True, on_end=ended.append) as served:
