@@ -183,7 +183,7 @@ def measure_ttft(ways: list[Way], rounds: int) -> None:
         p99: dict[str, list[float]] = {way.name: [] for way in ways}
         for _ in range(rounds):
             for way in ways:
-                each = 300 if streams == 1 else 40
+                each = 200 if streams == 1 else 12
                 heard = asyncio.run(wave(way, streams, each, 2 if streams == 1 else 16, 0.02))
                 firsts = [one.first_s * 1e3 for one in heard]
                 p50[way.name].append(at(firsts, 0.5))

@@ -7,17 +7,39 @@ import io
 import json
 import os
 import signal
+import socket
 import time
 
 import psutil
 
 from enginehouse.core.lifecycle import State
+from enginehouse.edges.ports import bind_socket
 from enginehouse.edges.processes import EngineProcess
 from enginehouse.gateway.supervisor import MEMORY_FOR_S
 from tests.integration.conftest import Serving
 
 ASK = {"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
 CHAT = "/v1/chat/completions"
+
+
+async def test_what_is_written_is_sent_at_once() -> None:
+    """Nagle's algorithm would hold a stream's first token back until the headers are known of."""
+    with bind_socket("127.0.0.1", 0) as bound:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[asyncio.BaseTransport] = loop.create_future()
+
+        class Taker(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.set_result(transport)
+
+        server = await loop.create_server(Taker, sock=bound)
+        _, writer = await asyncio.open_connection(*bound.getsockname())
+        accepted = (await made).get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        (await made).close()
+        server.close()
+        await server.wait_closed()
 
 
 async def test_a_stream_and_a_whole_answer_carry_the_engines_bytes(serving: Serving) -> None:
