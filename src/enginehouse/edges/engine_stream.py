@@ -167,12 +167,14 @@ async def open_stream(endpoint: Endpoint, path: str, body: bytes) -> EngineStrea
         ConnectionError: when the engine cannot be reached or gives no answer.
     """
     loop = asyncio.get_running_loop()
-    if endpoint.socket_path:
-        opening = loop.create_unix_connection(EngineStream, endpoint.socket_path)
-    else:
-        opening = loop.create_connection(EngineStream, "127.0.0.1", endpoint.port)
     try:
-        transport, stream = await asyncio.wait_for(opening, CONNECT_LIMIT_S)
+        if endpoint.socket_path:  # connects at once or never
+            transport, stream = await loop.create_unix_connection(
+                EngineStream, endpoint.socket_path
+            )
+        else:
+            opening = loop.create_connection(EngineStream, "127.0.0.1", endpoint.port)
+            transport, stream = await asyncio.wait_for(opening, CONNECT_LIMIT_S)
     except (OSError, asyncio.TimeoutError) as problem:
         raise ConnectionError(f"the engine cannot be reached: {problem!r}") from problem
     try:

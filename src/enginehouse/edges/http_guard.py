@@ -15,10 +15,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-CYCLE = "enginehouse.cycle"
-"""The key of a scope's extension that holds uvicorn's end of the request."""
+LINE = "enginehouse.line"
+"""The key of a scope's extension that holds the request's `Line`."""
 UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=[ \t]*:)")
 IGNORED = b"x-offer"
 """As long as the name it stands for; an offer to upgrade may always be passed over."""
@@ -53,6 +53,25 @@ class SeldomInvalid(logging.Filter):
         return True
 
 
+class Line:
+    """uvicorn's end of one request, for who writes to it without a task's turn.
+
+    `on_gone` is called once the client has gone away before it had its whole answer.
+    """
+
+    __slots__ = ("cycle", "on_gone")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.cycle = cycle
+        self.on_gone: Callable[[], None] | None = None
+
+    def lose(self) -> None:
+        """Tell that the connection is gone."""
+        if self.on_gone is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.on_gone()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, on which no request is being handled for only so long.
 
@@ -64,6 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
     head_deadline_s = 15.0
     close_deadline_s = 60.0
 
+    _lines: tuple[Line, ...] = ()
     _head_bytes = 0
     _is_head = True
     _is_too_large = False
@@ -78,6 +98,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Expect nothing more."""
         self._met()
         super().connection_lost(exc)
+        for line in self._lines:
+            line.lose()
+        self._lines = ()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the client was turned away already."""
@@ -100,7 +123,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_head = False
         self._head_bytes = 0
         super().on_headers_complete()
-        self.scope["extensions"] = {CYCLE: self.cycle}  # type: ignore[dict-item]
+        line = Line(self.cycle)
+        held = (one for one in self._lines if not one.cycle.response_complete)
+        self._lines = (*held, line)
+        self.scope["extensions"] = {LINE: line}  # type: ignore[dict-item]
         self._met()
 
     def on_message_complete(self) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from enginehouse.core.dialect import Rendered
 from enginehouse.core.errors import ErrorReport
-from enginehouse.edges.http_guard import CYCLE
+from enginehouse.edges.http_guard import LINE, Line
 
 Headers = list[tuple[bytes, bytes]]
 MOST_NOTES = 12
@@ -30,12 +29,13 @@ class RequestError(Exception):
 class Answer:
     """The answer to one request, on its way out. `extra` are headers to send besides.
 
-    `cycle` is uvicorn's own end of it: with it `push` writes to the socket without a task's turn.
+    `line` is uvicorn's own end of it: with it `push` writes to the socket without a task's turn.
     """
 
-    def __init__(self, send: Send, request_id: str, cycle: RequestResponseCycle | None = None):
+    def __init__(self, send: Send, request_id: str, line: Line | None = None) -> None:
         self._send = send
-        self._cycle = cycle
+        self.line = line
+        self._cycle = line.cycle if line else None
         self._pending: list[bytes] = []
         self.request_id = request_id
         self.has_started = False
@@ -114,12 +114,16 @@ class Answer:
         await self.whole(rendered.status, rendered.body, rendered.content_type.encode())
 
 
-async def read_body(receive: Receive, limit_bytes: int, limit_s: float = 0.0) -> bytes:
+async def read_body(
+    receive: Receive, limit_bytes: int, limit_s: float = 0.0, line: Line | None = None
+) -> bytes:
     """Read a request's whole body, for at most `limit_s` seconds where that is not 0.
 
     Raises:
         RequestError: 413 when it is larger than the limit, 408 when it comes too slowly.
     """
+    if line is not None and not line.cycle.more_body:
+        return _arrived_body(line, limit_bytes)
     if not limit_s:
         return await _read_body(receive, limit_bytes)
     try:
@@ -132,6 +136,27 @@ async def read_body(receive: Receive, limit_bytes: int, limit_s: float = 0.0) ->
         raise RequestError(report, 408) from problem
 
 
+def _arrived_body(line: Line, limit_bytes: int) -> bytes:
+    """Return a body that has come whole already, as nearly all do: nothing to wait for."""
+    cycle = line.cycle
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.message_event.clear()
+    cycle.flow.resume_reading()
+    if len(body) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return body
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    report = ErrorReport(
+        "request.too_large",
+        f"the body is larger than {limit_bytes:,} bytes",
+        remedies=("raise gateway.request_limit",),
+        turn="user",
+    )
+    return RequestError(report, 413)
+
+
 async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
     parts = []
     size = 0
@@ -142,13 +167,7 @@ async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > limit_bytes:
-            report = ErrorReport(
-                "request.too_large",
-                f"the body is larger than {limit_bytes:,} bytes",
-                remedies=("raise gateway.request_limit",),
-                turn="user",
-            )
-            raise RequestError(report, 413)
+            raise _too_large(limit_bytes)
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
@@ -168,10 +187,10 @@ def request_id_of(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def cycle_of(scope: Scope) -> RequestResponseCycle | None:
+def line_of(scope: Scope) -> Line | None:
     """Take uvicorn's end of a request from where `edges.http_guard` left it."""
     extensions = scope.get("extensions")
-    return extensions.pop(CYCLE, None) if extensions else None
+    return extensions.pop(LINE, None) if extensions else None
 
 
 def header_of(scope: Scope, wanted: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from enginehouse.core.chat import Usage
 from enginehouse.core.errors import ErrorReport
@@ -40,14 +41,21 @@ class Journey:
     began: float = field(default_factory=time.perf_counter)
     sending_since: float = 0.0
     ended_by: ErrorReport | None = None
+    is_gone: bool = False
     prompt: str | None = None
     answer: list[bytes] = field(default_factory=list)
-    task: asyncio.Future[str] | None = None
+    task: asyncio.Future[Any] | None = None
 
     @property
     def total_s(self) -> float:
         """The time since its arrival."""
         return time.perf_counter() - self.began
+
+    def leave(self) -> None:
+        """End it since the client has gone away."""
+        self.is_gone = True
+        if self.task is not None:
+            self.task.cancel()
 
     def end_early(self, report: ErrorReport) -> None:
         """End it from outside, for a reason."""

@@ -28,8 +28,8 @@ from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
     RequestError,
-    cycle_of,
     header_of,
+    line_of,
     read_body,
     request_id_of,
     wait_gone,
@@ -231,7 +231,7 @@ class Proxy:
         self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve one request; it ends as exactly one outcome, which is counted."""
-        answer = Answer(send, request_id_of(scope), cycle_of(scope))
+        answer = Answer(send, request_id_of(scope), line_of(scope))
         journey = Journey(
             dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
         )
@@ -295,7 +295,9 @@ class Proxy:
         journey: Journey,
     ) -> str:  # fmt: skip
         journey.caller = self.access.check(scope, route.scope)
-        body = await read_body(receive, self.rules.request_limit_bytes, self.rules.body_limit_s)
+        body = await read_body(
+            receive, self.rules.request_limit_bytes, self.rules.body_limit_s, answer.line
+        )
         if self.rules.is_content_logged:
             journey.prompt = body.decode("utf-8", "replace")
             answer.copy = journey.answer
@@ -303,10 +305,32 @@ class Proxy:
             work = self._forward(dialect, route, scope, body, answer, journey)
         else:
             work = self._read(dialect, route, scope, body, answer, journey)
-        return await self._until_gone(work, receive, journey)
+        return await self._until_gone(work, receive, answer, journey)
 
-    async def _until_gone(self, work: Awaitable[str], receive: Receive, journey: Journey) -> str:
-        """Do the work until it is done or the client has gone away."""
+    async def _until_gone(
+        self, work: Coroutine[Any, Any, str], receive: Receive, answer: Answer, journey: Journey
+    ) -> str:
+        """Do the work until it is done, the client has gone away, or it is ended from outside."""
+        if answer.line is None:
+            return await self._beside_receive(work, receive, journey)
+        journey.task = asyncio.current_task()
+        answer.line.on_gone = journey.leave
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if journey.is_gone:
+                return "cancelled"
+            if journey.ended_by is not None:
+                raise RequestError(journey.ended_by, status_of(journey.ended_by)) from None
+            raise
+        finally:
+            answer.line.on_gone = None
+            journey.task = None
+
+    async def _beside_receive(
+        self, work: Coroutine[Any, Any, str], receive: Receive, journey: Journey
+    ) -> str:
+        """Do the work beside a second task that hears of the client's end, as any server tells."""
         task = asyncio.ensure_future(work)
         journey.task = task
         gone = asyncio.ensure_future(wait_gone(receive))
