@@ -21,13 +21,17 @@ MODEL = "smollm2-135m"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the async tests here on one loop: LangChain keeps its connections between tests."""
+    """Run async tests on one loop, since LangChain keeps its connections; mark what may fail."""
     for item in items:
         if (
             isinstance(item, pytest_asyncio.plugin.PytestAsyncioFunction)
             and item.path.parent == HERE
         ):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        reasons = getattr(getattr(item, "module", None), "TOO_HARD", {})
+        reason = reasons.get(getattr(item, "originalname", None))
+        if reason:
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
 @pytest.fixture(scope="session")

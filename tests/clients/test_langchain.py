@@ -1,7 +1,7 @@
 """LangChain's own standard integration tests, for its Ollama and its OpenAI package.
 
-What fails is marked with why: the demo model has 135 million parameters, and some tests ask for
-an answer that only a larger one gives. What the tests check of the endpoint itself all passes.
+The demo model has 135 million parameters, and some tests ask for an answer that only a larger one
+gives for certain: `TOO_HARD` names them with the reason, and they may fail.
 """
 
 from __future__ import annotations
@@ -16,8 +16,21 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.clients.conftest import MODEL
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
-TOKENS = 100
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.long,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # unclosed
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # LangChain's own, of its serializers
+]
+TOKENS = 250
+TOO_HARD = {
+    "test_json_mode": "the shape is told in words only, which the model does not follow",
+    "test_agent_loop": "the model has to choose a tool by itself, and to use what it answered",
+    "test_structured_output_optional_param": "the model fills what is optional until the end",
+    "test_unicode_tool_call_integration": "the model has to choose a tool by itself",
+    "test_structured_output_pydantic_2_v1": "LangChain takes a tool that the model must choose",
+}
 
 
 class TestChatOllama(ChatModelIntegrationTests):

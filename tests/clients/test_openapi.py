@@ -86,6 +86,8 @@ def bounded(description: dict[str, Any]) -> dict[str, Any]:
     return description
 
 
+@pytest.mark.long
+@pytest.mark.real
 @pytest.mark.timeout(300)
 def test_the_description_is_true(url: str, tmp_path: Path) -> None:
     """Good and bad requests of every operation get what the description says."""

@@ -20,7 +20,6 @@ from enginehouse.trials.run import Measuring, TokenRatio, run_trial
 from tests.integration.test_trials import CANDIDATE, bench_of
 from tests.unit.values import WHEEL
 
-TRIALS = 200
 AT_ONCE = 8
 SCRIPTS: tuple[tuple[str, ...], ...] = (
     ("--token-s", "0.0005"),
@@ -60,8 +59,9 @@ def traces(mark: str, folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.timeout(240)
-async def test_two_hundred_trials_leave_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trials", [40, pytest.param(200, marks=pytest.mark.long)])
+async def test_trials_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
     """No process, mount, cgroup, port, file, thread, lease or descriptor is left of them."""
     records = Records(tmp_path / "records.sqlite")
@@ -82,12 +82,12 @@ async def test_two_hundred_trials_leave_nothing_behind(
             trial = await run_trial(bench, WHEEL, CANDIDATE, TokenRatio(), None, Measuring(0.3))
         outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
 
-    await asyncio.gather(*(one(number) for number in range(TRIALS)))
+    await asyncio.gather(*(one(number) for number in range(trials)))
     gc.collect()
     after = traces(mark, runtime)
     records.close()
-    assert sum(outcomes.values()) == TRIALS
-    assert outcomes[Outcome.MEASURED] >= TRIALS // 4, outcomes
+    assert sum(outcomes.values()) == trials
+    assert outcomes[Outcome.MEASURED] >= trials // 4, outcomes
     assert len(outcomes) >= 3, outcomes
     for what, was in before.items():
         assert after[what] == was, f"{what}: {was} before, {after[what]} after"

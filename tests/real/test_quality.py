@@ -56,7 +56,7 @@ async def test_drafting_does_not_change_the_text(reference: QualityTrace, tmp_pa
     assert judge(reference, trace).passes
 
 
-@pytest.mark.parametrize("quantization", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("quantization", [pytest.param("Q8_0", marks=pytest.mark.long), "Q4_0"])
 async def test_usual_formats_pass(
     reference: QualityTrace, tmp_path: Path, quantization: str
 ) -> None:
@@ -69,6 +69,7 @@ async def test_usual_formats_pass(
     assert least < found.kl_mean < most
 
 
+@pytest.mark.long
 async def test_a_kv_cache_of_eight_bits_passes(reference: QualityTrace, tmp_path: Path) -> None:
     """Half the cache costs this model next to nothing."""
     found = judge(reference, await examine(demo_file(), tmp_path, *kv("q8_0")))
@@ -77,7 +78,10 @@ async def test_a_kv_cache_of_eight_bits_passes(reference: QualityTrace, tmp_path
 
 @pytest.mark.parametrize(
     ("kind", "share", "words"),
-    [("scales", 0.01, "logits are not numbers"), ("weights", 0.05, "mean KL divergence")],
+    [
+        pytest.param("scales", 0.01, "logits are not numbers", marks=pytest.mark.long),
+        ("weights", 0.05, "mean KL divergence"),
+    ],
 )
 async def test_damaged_weights_are_refused(
     reference: QualityTrace, tmp_path: Path, kind: str, share: float, words: str
