@@ -98,7 +98,9 @@ def test_a_build_is_made_once_and_then_found(house: House, index: Index) -> None
 
 
 @needs_tools
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_an_interrupted_build_goes_on(house: House, number: signal.Signals) -> None:
     """After Ctrl-C, and after a kill, no process is left; the next build keeps what was built."""
     gate = house.folder / "gate"
@@ -219,6 +221,7 @@ def test_what_runs_is_not_removed_and_the_rest_is(house: House) -> None:
 
 
 @needs_tools
+@pytest.mark.long
 def test_without_a_network_the_kept_source_is_built(house: House, index: Index) -> None:
     """An index that cannot be reached is no reason to stop when the source is here."""
     folder = Path(house.run_json(*BUILD)["folder"])

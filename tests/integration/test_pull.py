@@ -232,6 +232,7 @@ def test_a_hub_out_of_reach_is_told_soon(hub: Hub, house: House, is_there: bool)
             assert gateway.chat() == 200
 
 
+@pytest.mark.long
 def test_a_pull_nobody_waits_for_is_broken_off(hub: Hub, house: House) -> None:
     """When its client has gone the transfer ends; so it does when the server is asked to end."""
     hub.files["tiny.gguf"] = write_gguf(house.folder / "b.gguf", tensors=WEIGHTS).read_bytes()
@@ -264,6 +265,7 @@ def _logged(house: House) -> list[str]:
     return [row["operation"] for row in rows]
 
 
+@pytest.mark.long
 def test_names_that_clients_gave_survive_a_restart(house: House) -> None:
     """A copy is listed and asked after a restart; one that was deleted is not."""
     with running(house) as gateway:

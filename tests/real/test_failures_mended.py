@@ -16,7 +16,7 @@ from tests.integration.houses import House
 from tests.real.broken import write_llama
 from tests.real.provoke import QUIET, limited
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.timeout(180)]
 ONCE = f"""\
 #!{sys.executable}
 import os, socket, sys, time
@@ -87,7 +87,7 @@ MENDED = (
 
 @pytest.mark.parametrize("mended", MENDED, ids=lambda mended: mended.name)
 def test_find_goes_from_the_failure_to_a_served_token(tmp_path: Path, mended: Mended) -> None:
-    """Each trial says which one it follows from, why, and by what; the last one was measured."""
+    """Each trial says which one it follows from, why, and by what; the last one served."""
     house = House(tmp_path)
     house.env |= QUIET
     model = mended.arrange(house)
@@ -97,9 +97,10 @@ def test_find_goes_from_the_failure_to_a_served_token(tmp_path: Path, mended: Me
     trials = {row["id"]: row for row in house.run_json("trials", "list")["trials"]}
     last = next(
         trial for _, trial in sorted(trials.items())
-        if trial["remedy"] and trial["outcome"] == "measured"
+        if trial["remedy"] and trial["outcome"] in ("measured", "proven")
     )  # fmt: skip
-    assert last["measurement"]["output_tokens"] > 0
+    served = last["measurement"] or {}  # a further build of an engine is only proven
+    assert served.get("output_tokens", 0) > 0 or last["first_tok_per_s"] > 0
     chain: list[tuple[str, str]] = []
     trial = last
     while trial["remedy"] and trial["remedy"]["trial_id"]:

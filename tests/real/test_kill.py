@@ -138,7 +138,14 @@ def moments(home: Home) -> dict[str, Callable[[], bool]]:
     }
 
 
-@pytest.mark.parametrize("moment", ["look", "start", "load", "first token", "measure"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "start",
+        "measure",
+        *(pytest.param(m, marks=pytest.mark.long) for m in ("look", "load", "first token")),
+    ],
+)
 def test_ctrl_c_in_a_trial_leaves_nothing(home: Home, moment: str) -> None:
     """Whatever the trial was doing: exit code 130, said in words, and nothing is left."""
     child = home.start("find", DEMO, "--budget", "60s")
@@ -155,7 +162,7 @@ def test_ctrl_c_in_a_trial_leaves_nothing(home: Home, moment: str) -> None:
     assert "cleared: the engine" not in done.stderr
 
 
-@pytest.mark.parametrize("setpriv", ["with", "without"])
+@pytest.mark.parametrize("setpriv", [pytest.param("with", marks=pytest.mark.long), "without"])
 def test_a_kill_in_a_trial_is_cleared_by_the_next_command(home: Home, setpriv: str) -> None:
     """SIGKILL while the engine runs: the next command ends what is left, and says so.
 
@@ -230,7 +237,9 @@ def serve(home: Home, chosen: Path) -> subprocess.Popen[bytes]:
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_ctrl_c_ends_serving(home: Home, chosen: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM are how a server is ended: exit code 0, and nothing is left."""
     child = serve(home, chosen)
@@ -240,7 +249,7 @@ def test_ctrl_c_ends_serving(home: Home, chosen: Path, number: signal.Signals) -
     assert home.run("trials", "list").stderr == ""
 
 
-@pytest.mark.parametrize("setpriv", ["with", "without"])
+@pytest.mark.parametrize("setpriv", [pytest.param("with", marks=pytest.mark.long), "without"])
 def test_a_kill_while_serving_is_cleared(home: Home, chosen: Path, setpriv: str) -> None:
     """SIGKILL while serving: the next command finds no orphan and says what it cleared."""
     if setpriv == "without":
@@ -314,7 +323,7 @@ def test_ctrl_c_in_a_fetch_leaves_nothing(home: Home, index: None) -> None:
     assert [p for p in (home.folder / "cache").rglob("*") if p.is_file()] == []
 
 
-@pytest.mark.parametrize("setpriv", ["with", "without"])
+@pytest.mark.parametrize("setpriv", [pytest.param("with", marks=pytest.mark.long), "without"])
 def test_a_kill_in_a_fetch_is_cleared(home: Home, index: None, setpriv: str) -> None:
     """SIGKILL in the middle of a download: the next command ends pip and removes its files."""
     if setpriv == "without":

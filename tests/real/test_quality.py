@@ -17,7 +17,7 @@ from enginehouse.edges.quantize_run import Tools, find_tools
 from enginehouse.knowledge.exam import load_exam
 from enginehouse.trials.quality import Examined, measure_quality
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.timeout(400)]
 EXAM = dataclasses.replace(load_exam(), places=10, questions=load_exam().questions[:2])
 
 

@@ -125,19 +125,21 @@ def test_a_context_is_shortened_no_further_than_it_must(tmp_path: Path) -> None:
     assert (64 << 10) < settings["context"] < (8 << 20)
 
 
+@pytest.mark.long
 def test_a_flag_that_an_old_build_does_not_know_is_left_out(tmp_path: Path) -> None:
     """A build that refuses a flag of ours is mended by leaving just that one out."""
     house = House(tmp_path)
     program(house, OLD_BUILD)
-    found = find(house, plain(house), "--budget", "50s")
+    find(house, plain(house), "--budget", "20s")
     old = [
-        row["trial"] for row in found["leaderboard"] if row["trial"]["build"]["kind"] == "binary"
-    ]
+        trial for trial in house.run_json("trials", "list")["trials"]
+        if trial["build"]["kind"] == "binary"
+    ]  # fmt: skip
     mended = next(trial for trial in old if trial["remedy"])
     assert mended["remedy"]["action"] == "drop-option"
     assert dict(map(tuple, mended["candidate"]["settings"]))["leave_out"] == "--no-webui"
     assert "--no-webui" not in mended["argv"]
-    assert mended["outcome"] == "measured"
+    assert mended["outcome"] in ("measured", "proven")  # the wheel was measured before
 
 
 def test_the_chain_is_shown(tmp_path: Path) -> None:
