@@ -184,7 +184,9 @@ def measure_ttft(ways: list[Way], rounds: int) -> None:
         for _ in range(rounds):
             for way in ways:
                 each = 200 if streams == 1 else 12
-                heard = asyncio.run(wave(way, streams, each, 2 if streams == 1 else 16, 0.02))
+                heard = asyncio.run(
+                    wave(way, 1, each, 2, 0.02) if streams == 1 else wave(way, 32, each, 16, 0.3)
+                )
                 firsts = [one.first_s * 1e3 for one in heard]
                 p50[way.name].append(at(firsts, 0.5))
                 p99[way.name].append(at(firsts, 0.99))

@@ -63,6 +63,7 @@ KEEP_ALIVE_S = 5.0
 JSON_HEADERS = {"Content-Type": "application/json"}
 EVENT_STREAM = b"text/event-stream"
 TAIL_BYTES = 4096
+SHOWS_MEMORY = frozenset({"ps", "tags", "models", "model", "show"})
 ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
 T = TypeVar("T")
 
@@ -359,7 +360,9 @@ class Proxy:
             scope.get("path_params", {}),
             headers={n.decode("latin-1"): v.decode("latin-1") for n, v in scope["headers"]},
         )
-        intent: Intent = dialect.read(route, received, self.router.catalog())
+        intent: Intent = dialect.read(
+            route, received, self.router.catalog(route.operation in SHOWS_MEMORY)
+        )
         return await INTENTS[type(intent)](self, intent, dialect, answer, journey)
 
     # forward: nothing is read but the model's name

@@ -99,18 +99,18 @@ class Router:
         known = self._names.get(name)
         if known is not None:
             return self._offers[known]
-        found = find_served(self.catalog(), name)
+        found = find_served(self.catalog(with_memory=False), name)
         if found is None:
             return None
         if len(self._names) < 4096:
             self._names[name] = found.name
         return self._offers[found.name]
 
-    def catalog(self) -> tuple[Served, ...]:
-        """Return all offers as they stand now."""
-        return tuple(self._shown(offer) for offer in self._offers.values())
+    def catalog(self, with_memory: bool = True) -> tuple[Served, ...]:
+        """Return all offers as they stand now; reading what they hold takes milliseconds."""
+        return tuple(self._shown(offer, with_memory) for offer in self._offers.values())
 
-    def _shown(self, offer: Offer) -> Served:
+    def _shown(self, offer: Offer, with_memory: bool) -> Served:
         name = offer.served.name
         aliases = tuple(a for a, target in self.aliases.items() if target == name)
         step = offer.steps[min(self._step.get(name, 0), len(offer.steps) - 1)]
@@ -126,7 +126,7 @@ class Router:
         return dataclasses.replace(
             shown,
             is_loaded=True,
-            memory_bytes=server.supervisor.memory(),
+            memory_bytes=server.supervisor.memory() if with_memory else 0,
             served_context=server.plan.context_tokens or shown.served_context,
             expires_at=None if ends is None else time.time() + ends - time.monotonic(),
         )
