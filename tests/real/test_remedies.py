@@ -117,6 +117,7 @@ def test_the_remedy_acts_and_a_token_is_served(tmp_path: Path, case: Case) -> No
     assert found["choice"]["candidate"]
 
 
+@pytest.mark.long
 def test_a_context_is_shortened_no_further_than_it_must(tmp_path: Path) -> None:
     """Of 8 million tokens that do not fit, what fits beside the reserve is served, not a stump."""
     house = House(tmp_path)

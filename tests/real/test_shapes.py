@@ -13,7 +13,7 @@ from enginehouse.core.estimate_llama import LlamaSettings, estimate_llama
 from enginehouse.edges.model_files import read_place
 from enginehouse.edges.probes import look_at_machine
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.long]
 PROMPT = list(range(10, 310))
 FLAGS = ("--parallel", "1", "--ctx-size", "512", "--cache-ram", "0", "--fit", "off", "--no-webui")
 
