@@ -354,12 +354,7 @@ def serve_gateway(socket_path: str, port: int) -> None:
     )  # fmt: skip
     offer = Offer(Served("fake"), (Step("fake", lambda context: plan),))
     serving = Serving("127.0.0.1", port, queue_limit=1 << 16)
-    run = asyncio.run
-    if os.environ.get("UVLOOP"):
-        import uvloop
-
-        run = uvloop.run
-    run(serve((offer,), serving, LeaseBook(folder / "leases"), lambda url: None))
+    asyncio.run(serve((offer,), serving, LeaseBook(folder / "leases"), lambda url: None))
 
 
 NGINX = """
