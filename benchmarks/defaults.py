@@ -30,6 +30,7 @@ from enginehouse.core.workload import WORKLOADS
 from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.search import SilentWatch
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class WheelDefaults(LlamaCpp):
         )
 
 
-class Lines:
+class Lines(SilentWatch):
     """Says how the search goes, a line a step."""
 
     def on_step(self, text: str) -> None:
@@ -53,9 +54,6 @@ class Lines:
 
     def on_trial_start(self, label: str, number: int) -> None:
         sys.stderr.write(f"  trial {number}: {label}\n")
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        pass
 
     def on_trial_end(self, trial: Trial, label: str) -> None:
         rate = trial.measurement.output_tok_per_s if trial.measurement else 0.0

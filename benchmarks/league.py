@@ -40,6 +40,7 @@ from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.engines.vllm import Vllm
 from enginehouse.trials.run import TokenRatio, run_trial
+from enginehouse.trials.search import SilentWatch
 
 OLLAMA = (
     "--no-webui", "--offline", "-c", "4096", "-np", "1", "-b", "512", "-ub", "512",
@@ -77,18 +78,12 @@ class Entry:
     is_slow_to_start: bool = False
 
 
-class Lines:
+class Lines(SilentWatch):
     """Says how the search goes, a line a step."""
 
     def on_step(self, text: str) -> None:
         """Write a sentence."""
         sys.stderr.write(f"  {text}\n")
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        """Take the start of a trial."""
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        """Take the time left and the best so far."""
 
     def on_trial_end(self, trial: Trial, label: str) -> None:
         """Write what came of a trial."""

@@ -46,7 +46,7 @@ from enginehouse.edges.quantize_run import find_tools
 from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
-from enginehouse.trials.search import Hunt, space_of
+from enginehouse.trials.search import Hunt, SilentWatch, space_of
 
 STORED = Path(__file__).with_suffix(".json")
 WORKLOAD = dataclasses.replace(WORKLOADS["chat"], requests=3)
@@ -57,23 +57,7 @@ REFERENCE_EVERY = 16
 PROOF_S = 3.0
 
 
-class Silent:
-    """Says nothing."""
-
-    def on_step(self, text: str) -> None:
-        """Take a sentence."""
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        """Take the start of a trial."""
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        """Take the time left and the best so far."""
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        """Take a trial's record."""
-
-
-class Lines(Silent):
+class Lines(SilentWatch):
     """Says each sentence on stderr."""
 
     def on_step(self, text: str) -> None:
@@ -278,7 +262,7 @@ def replay(seeds: int) -> None:
     chosen, shares = [], []
     for seed in range(seeds):
         lab = GridLab(bench, rows, noise, random.Random(seed), best=best)
-        hunt = Hunt(lab, builds, SHARE * total_s, Silent(), seed)
+        hunt = Hunt(lab, builds, SHARE * total_s, SilentWatch(), seed)
         asyncio.run(hunt.run())
         winner = choose(hunt.trials, hunt.base(), hunt.refused)[0].trial.candidate
         chosen.append(rows[winner.id]["rate"] / best)

@@ -33,14 +33,23 @@ TOO_HARD = {
 }
 
 
-class TestChatOllama(ChatModelIntegrationTests):
-    """`langchain-ollama`."""
+class AtEndpoint:
+    """What both have in common: the endpoint, and a way to ask for JSON."""
+
+    url = ""
 
     @pytest.fixture(autouse=True)
     def _endpoint(self, url: str) -> None:
         type(self).url = url
 
-    url = ""
+    @property
+    def supports_json_mode(self) -> bool:
+        """It has `format` here and `response_format` there."""
+        return True
+
+
+class TestChatOllama(AtEndpoint, ChatModelIntegrationTests):
+    """`langchain-ollama`."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -53,24 +62,13 @@ class TestChatOllama(ChatModelIntegrationTests):
         return {"model": MODEL, "base_url": self.url, "num_predict": TOKENS, "temperature": 0}
 
     @property
-    def supports_json_mode(self) -> bool:
-        """It has `format`."""
-        return True
-
-    @property
     def has_tool_choice(self) -> bool:
         """Ollama's API has no way to force a tool."""
         return False
 
 
-class TestChatOpenAI(ChatModelIntegrationTests):
+class TestChatOpenAI(AtEndpoint, ChatModelIntegrationTests):
     """`langchain-openai`."""
-
-    @pytest.fixture(autouse=True)
-    def _endpoint(self, url: str) -> None:
-        type(self).url = url
-
-    url = ""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -84,8 +82,3 @@ class TestChatOpenAI(ChatModelIntegrationTests):
             "model": MODEL, "base_url": f"{self.url}/v1", "api_key": "none", "stream_usage": True,
             "max_tokens": TOKENS, "temperature": 0,
         }  # fmt: skip
-
-    @property
-    def supports_json_mode(self) -> bool:
-        """It has `response_format`."""
-        return True

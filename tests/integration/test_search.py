@@ -16,7 +16,7 @@ from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.trial import Diagnosis, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.llama_cpp import ENGINE
-from enginehouse.trials.search import Hunt
+from enginehouse.trials.search import Hunt, SilentWatch
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL, measurement, trial
 
 CROWD = WORKLOADS["crowd"]
@@ -92,7 +92,7 @@ class Formula:
         )  # fmt: skip
 
 
-class Talk:
+class Talk(SilentWatch):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -103,12 +103,6 @@ class Talk:
 
     def on_trial_start(self, label: str, number: int) -> None:
         self.said.append(label)
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        pass
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        pass
 
 
 async def hunt_with(

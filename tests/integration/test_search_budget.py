@@ -26,7 +26,7 @@ from enginehouse.core.space import candidate_at
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.engines.llama_cpp import ENGINE
-from enginehouse.trials.search import Hunt, space_of
+from enginehouse.trials.search import Hunt, SilentWatch, space_of
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL, measurement, trial
 
 BUDGET_S = 200.0
@@ -179,20 +179,11 @@ class Machine:
         return max(self.rate(c) for c in good if ENGINE.refuse_settings(c) is None)
 
 
-class Talk:
+class Talk(SilentWatch):
     """Keeps what is said of the progress."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[float, str, float]] = []
-
-    def on_step(self, text: str) -> None:
-        pass
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        pass
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        pass
 
     def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
         self.progress.append((left_s, best, tok_per_s))

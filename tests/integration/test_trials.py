@@ -28,6 +28,7 @@ from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
 from enginehouse.trials.lab import BenchLab
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
+from enginehouse.trials.search import SilentWatch
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
 
@@ -243,23 +244,7 @@ async def test_with_limits_on_times_nothing_is_shortened(records: Records, tmp_p
     load = Workload("tiny", "long answers", 4, 8, 0, 64, 48, forced_lengths=True)
     bench = dataclasses.replace(bench_of(records, tmp_path, ()), workload=load)
     for limits, is_short in ((Limits(ttft_s=5.0), False), (None, True)):
-        lab = BenchLab(dataclasses.replace(bench, limits=limits), Silent())
+        lab = BenchLab(dataclasses.replace(bench, limits=limits), SilentWatch())
         trial = await lab.run(Proposal(CANDIDATE, "a lever"), WHEEL, 0.0, EXPLORE)
         assert trial.measurement is not None
         assert trial.measurement.is_short is is_short
-
-
-class Silent:
-    """Says nothing."""
-
-    def on_step(self, text: str) -> None:
-        pass
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        pass
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        pass
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        pass

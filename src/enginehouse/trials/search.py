@@ -77,6 +77,22 @@ class Watch(Protocol):
         """Take how much time is left before a trial, and the best so far ("" for none yet)."""
 
 
+class SilentWatch:
+    """Says nothing; a base for who says only some of it."""
+
+    def on_step(self, text: str) -> None:
+        """Say nothing."""
+
+    def on_trial_start(self, label: str, number: int) -> None:
+        """Say nothing."""
+
+    def on_trial_end(self, trial: Trial, label: str) -> None:
+        """Say nothing."""
+
+    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
+        """Say nothing."""
+
+
 class Lab(Protocol):
     """Where candidates are tried, with a clock in seconds."""
 
