@@ -27,7 +27,7 @@ from enginehouse.edges.request_log import RequestLog
 from enginehouse.edges.telemetry import open_telemetry
 from enginehouse.edges.tls import open_tls
 from enginehouse.gateway.access import Guarded
-from enginehouse.gateway.proxy import Rules
+from enginehouse.gateway.contracts import Rules
 from enginehouse.gateway.serving import Serving
 from enginehouse.knowledge.models import load_models
 

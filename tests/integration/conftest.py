@@ -24,10 +24,11 @@ from enginehouse.edges.http_guard import GuardedProtocol
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.gateway.asgi import build_app
+from enginehouse.gateway.contracts import Access, Rules
 from enginehouse.gateway.gate import Gate
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
-from enginehouse.gateway.proxy import Access, Proxy, Rules
+from enginehouse.gateway.proxy import Proxy
 from enginehouse.gateway.router import Limits, Offer, Router, Step
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.supervisor import ServerPlan, Supervisor

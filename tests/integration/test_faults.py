@@ -17,7 +17,7 @@ from enginehouse.core.lifecycle import State
 from enginehouse.core.statuses import STATUS
 from enginehouse.dialects import load_dialects
 from enginehouse.edges.request_log import RequestLog, RequestRow, open_log, read_log
-from enginehouse.gateway.proxy import Rules
+from enginehouse.gateway.contracts import Rules
 from enginehouse.gateway.router import Limits, Offer, Step
 from tests.integration.conftest import Served, Serving, fake_plan
 

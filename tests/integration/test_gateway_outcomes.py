@@ -22,8 +22,8 @@ from enginehouse.core.statuses import STATUS, outcome_of, status_of
 from enginehouse.edges.http_guard import SeldomInvalid
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.gateway.access import Guarded
+from enginehouse.gateway.contracts import Rules
 from enginehouse.gateway.journey import Journey
-from enginehouse.gateway.proxy import Rules
 from enginehouse.gateway.router import Offer, Step
 from enginehouse.gateway.serve import serve
 from enginehouse.gateway.serving import Serving as ServingSettings

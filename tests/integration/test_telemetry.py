@@ -46,7 +46,7 @@ from enginehouse.edges.telemetry import (
     span_name,
 )
 from enginehouse.edges.telemetry_sdk import STOP_S, Telemetry
-from enginehouse.gateway.proxy import Rules
+from enginehouse.gateway.contracts import Rules
 from enginehouse.gateway.serve import _logger
 from tests.integration.conftest import Served, Serving
 from tests.integration.houses import House

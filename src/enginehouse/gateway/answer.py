@@ -32,14 +32,11 @@ class Answer:
     `line` is uvicorn's own end of it: with it `push` writes to the socket without a task's turn.
     """
 
-    def __init__(self, send: Send, request_id: str, line: Line | None = None) -> None:
+    def __init__(self, send: Send, request_id: str, line: Line) -> None:
         self._send = send
         self.line = line
-        self._cycle = line.cycle if line else None
-        self._pending: list[bytes] = []
         self.request_id = request_id
         self.has_started = False
-        self.has_ended = False
         self.status = 0
         self.copy: list[bytes] | None = None
         self.extra: Headers = [(b"x-request-id", request_id.encode("latin-1", "replace"))]
@@ -76,10 +73,7 @@ class Answer:
         """Send a part of the body at once; False when `drained` has to be awaited before more."""
         if self.copy is not None:
             self.copy.append(data)
-        cycle = self._cycle
-        if cycle is None:
-            self._pending.append(data)
-            return False
+        cycle = self.line.cycle
         if cycle.disconnected:
             return True
         framed = b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data
@@ -88,16 +82,10 @@ class Answer:
 
     async def drained(self) -> None:
         """Wait until the client has read enough of what was pushed."""
-        if self._cycle is not None:
-            await self._cycle.flow.drain()
-        while self._pending:
-            data = b"".join(self._pending)
-            self._pending.clear()
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.line.cycle.flow.drain()
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last part of the body."""
-        self.has_ended = True
         if self.copy is not None and data:
             self.copy.append(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
@@ -114,15 +102,13 @@ class Answer:
         await self.whole(rendered.status, rendered.body, rendered.content_type.encode())
 
 
-async def read_body(
-    receive: Receive, limit_bytes: int, limit_s: float = 0.0, line: Line | None = None
-) -> bytes:
+async def read_body(receive: Receive, line: Line, limit_bytes: int, limit_s: float = 0.0) -> bytes:
     """Read a request's whole body, for at most `limit_s` seconds where that is not 0.
 
     Raises:
         RequestError: 413 when it is larger than the limit, 408 when it comes too slowly.
     """
-    if line is not None and not line.cycle.more_body:
+    if not line.cycle.more_body:
         return _arrived_body(line, limit_bytes)
     if not limit_s:
         return await _read_body(receive, limit_bytes)
@@ -173,12 +159,6 @@ async def _read_body(receive: Receive, limit_bytes: int) -> bytes:
             return b"".join(parts)
 
 
-async def wait_gone(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def request_id_of(scope: Scope) -> str:
     """Return the client's x-request-id, or a new one."""
     for name, value in scope["headers"]:
@@ -187,10 +167,10 @@ def request_id_of(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def line_of(scope: Scope) -> Line | None:
+def line_of(scope: Scope) -> Line:
     """Take uvicorn's end of a request from where `edges.http_guard` left it."""
-    extensions = scope.get("extensions")
-    return extensions.pop(LINE, None) if extensions else None
+    line: Line = scope["extensions"].pop(LINE)
+    return line
 
 
 def header_of(scope: Scope, wanted: bytes) -> str:

@@ -21,7 +21,7 @@ from enginehouse.dialects import load_dialects
 from enginehouse.gateway.answer import RequestError, request_id_of
 from enginehouse.gateway.openapi import describe
 from enginehouse.gateway.pages import open_to_pages
-from enginehouse.gateway.proxy import Proxy
+from enginehouse.gateway.proxy import FAULT, Proxy
 
 log = logging.getLogger(__name__)
 NAME = "Enginehouse"
@@ -76,9 +76,8 @@ def build_app(proxy: Proxy) -> ASGIApp:
 
     async def confess(request: Request, problem: Exception) -> Response:
         log.error("a fault of ours at %s", request.url.path, exc_info=problem)
-        report = ErrorReport("internal.fault", "a fault of Enginehouse itself; please report it")
-        rendered = _dialect_of(request, dialects).render_error(report, status_of(report))
-        return _response(rendered, _marks(request, report))
+        rendered = _dialect_of(request, dialects).render_error(FAULT, status_of(FAULT))
+        return _response(rendered, _marks(request, FAULT))
 
     routes += [
         HttpRoute("/health", health, methods=["GET"]),

@@ -16,10 +16,8 @@ from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.upstream import (
     DONE,
-    UpstreamError,
     broke_off,
-    error_of_body,
-    status_to_client,
+    refusal,
 )
 
 if TYPE_CHECKING:
@@ -74,8 +72,7 @@ async def _ask(proxy: Proxy, server: Server, path: str, one: dict[str, Any]) -> 
         async with upstream:
             whole = await upstream.read()
     if upstream.status != 200:
-        status = status_to_client(upstream.status, whole)
-        raise UpstreamError(error_of_body(whole, status), status)
+        raise refusal(whole, upstream.status)
     server.supervisor.progress()
     told: dict[str, Any] = json.loads(whole)
     return told
@@ -126,8 +123,7 @@ async def _events(
             assert isinstance(upstream, aiohttp.ClientResponse)
             if upstream.status != 200:
                 whole = await upstream.read()
-                status = status_to_client(upstream.status, whole)
-                raise UpstreamError(error_of_body(whole, status), status)
+                raise refusal(whole, upstream.status)
             async for chunk in upstream.content.iter_any():
                 for data in splitter.feed(chunk):
                     if data == DONE:

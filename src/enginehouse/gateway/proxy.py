@@ -9,16 +9,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.body import DEEPEST, not_json, read_object
-from enginehouse.core.catalog import no_embeddings, no_model, plain_name
-from enginehouse.core.chat import Usage
+from enginehouse.core.body import read_object
+from enginehouse.core.catalog import no_embeddings, plain_name
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
 from enginehouse.core.keep_alive import read_keep_alive
@@ -32,13 +30,14 @@ from enginehouse.gateway.answer import (
     line_of,
     read_body,
     request_id_of,
-    wait_gone,
 )
 from enginehouse.gateway.choices import answer_several
-from enginehouse.gateway.gate import Caller, RejectedError
+from enginehouse.gateway.contracts import Access, Library, NoLibrary, Open, Rules
+from enginehouse.gateway.gate import RejectedError
 from enginehouse.gateway.intents import INTENTS, keep_loaded
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
+from enginehouse.gateway.peek import Peek, peek_at
 from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer, Router
 from enginehouse.gateway.server import Server
@@ -49,7 +48,11 @@ from enginehouse.gateway.upstream import (
     broke_off,
     error_of_body,
     name_error,
+    refusal,
     status_to_client,
+    usage_of,
+    usage_of_events,
+    with_warning,
 )
 
 log = logging.getLogger(__name__)
@@ -68,122 +71,6 @@ ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
 T = TypeVar("T")
 
 
-class _Peek(msgspec.Struct):
-    """The few fields that the gateway itself looks at in a forwarded request."""
-
-    model: str | None = None
-    stream: bool | None = None
-    num_ctx: int | None = None
-    keep_alive: float | str | None = None
-    n: int | None = None
-    tools: msgspec.Raw = msgspec.Raw(b"")
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: dict[str, int | None] | None = None
-
-
-class _Timings(msgspec.Struct):
-    prompt_n: int = 0
-    cache_n: int = 0
-    predicted_n: int = 0
-
-
-class _End(msgspec.Struct):
-    usage: _Usage | None = None
-    timings: _Timings | None = None
-
-
-_PEEK = msgspec.json.Decoder(_Peek)
-_END = msgspec.json.Decoder(_End)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What every request keeps to; sizes in bytes, times in seconds, 0 for no limit."""
-
-    request_limit_bytes: int = 64 << 20
-    body_limit_s: float = 60.0
-    time_limit_s: float = 0.0
-    stall_limit_s: float = 60.0
-    truncation: str = "error"
-    is_content_logged: bool = False
-
-
-class Access(Protocol):
-    """Says who a request comes from and whether it may.
-
-    `origins` are those of the web pages that may ask, "*" for all.
-    """
-
-    @property
-    def origins(self) -> frozenset[str]:
-        """The origins of web pages that may ask."""
-
-    def check(self, scope: Scope, route_scope: str) -> Caller:
-        """Return the caller.
-
-        Raises:
-            RequestError: 401, 403 or 429.
-        """
-
-    def note(self, caller: Caller, usage: Usage | None) -> None:
-        """Note what a caller's request cost."""
-
-
-class Open:
-    """Lets everybody in: for an endpoint on the loopback without keys."""
-
-    origins: frozenset[str] = frozenset()
-
-    def check(self, scope: Scope, route_scope: str) -> Caller:
-        """Return nobody in particular."""
-        return Caller()
-
-    def note(self, caller: Caller, usage: Usage | None) -> None:
-        """Note nothing."""
-
-
-class Library(Protocol):
-    """Fetches models and forgets them."""
-
-    async def fetch(self, name: str, on_progress: Callable[[str, str, int, int], None]) -> Offer:
-        """Fetch a model that is not here yet; `on_progress` may be called from any thread.
-
-        Raises:
-            EnginehouseError: when it cannot be had.
-        """
-
-    async def forget(self, name: str) -> None:
-        """Forget a model; its file stays."""
-
-    def aliases(self) -> dict[str, str]:
-        """Return the names that clients gave, each with the model it means."""
-
-    def keep_aliases(self, aliases: dict[str, str]) -> None:
-        """Keep the names that clients gave."""
-
-
-class NoLibrary:
-    """Knows only what is offered."""
-
-    async def fetch(self, name: str, on_progress: Callable[[str, str, int, int], None]) -> Offer:
-        """Refuse."""
-        raise no_model(name)
-
-    async def forget(self, name: str) -> None:
-        """Do nothing."""
-
-    def aliases(self) -> dict[str, str]:
-        """Return none."""
-        return {}
-
-    def keep_aliases(self, aliases: dict[str, str]) -> None:
-        """Keep nothing."""
-
-
 class Proxy:
     """Serves the routes of all dialects over the router's servers."""
 
@@ -198,7 +85,6 @@ class Proxy:
         self.access = access or Open()
         self.library = library or NoLibrary()
         self.now = time.time
-        self.clock = time.perf_counter
         self._on_end = on_end
         self.journeys: set[Journey] = set()
 
@@ -255,12 +141,10 @@ class Proxy:
             if isinstance(problem, RejectedError):
                 journey.outcome = "rejected"
             await self._say(dialect, answer, problem.report, 0, retry_s)
-        except Exception as problem:
+        except Exception:
             log.exception("a fault of ours at %s", route.path)
             journey.outcome, journey.error_id = "failed", FAULT.id
             await self._say(dialect, answer, FAULT)
-            if isinstance(problem, MemoryError):
-                raise
         finally:
             self.journeys.discard(journey)
             journey.status = answer.status
@@ -297,7 +181,7 @@ class Proxy:
     ) -> str:  # fmt: skip
         journey.caller = self.access.check(scope, route.scope)
         body = await read_body(
-            receive, self.rules.request_limit_bytes, self.rules.body_limit_s, answer.line
+            receive, answer.line, self.rules.request_limit_bytes, self.rules.body_limit_s
         )
         if self.rules.is_content_logged:
             journey.prompt = body.decode("utf-8", "replace")
@@ -306,14 +190,15 @@ class Proxy:
             work = self._forward(dialect, route, scope, body, answer, journey)
         else:
             work = self._read(dialect, route, scope, body, answer, journey)
-        return await self._until_gone(work, receive, answer, journey)
+        return await self._until_gone(work, answer, journey)
 
     async def _until_gone(
-        self, work: Coroutine[Any, Any, str], receive: Receive, answer: Answer, journey: Journey
+        self, work: Coroutine[Any, Any, str], answer: Answer, journey: Journey
     ) -> str:
         """Do the work until it is done, the client has gone away, or it is ended from outside."""
-        if answer.line is None:
-            return await self._beside_receive(work, receive, journey)
+        if answer.line.cycle.disconnected:  # while its body was read
+            work.close()
+            return "cancelled"
         journey.task = asyncio.current_task()
         answer.line.on_gone = journey.leave
         try:
@@ -327,25 +212,6 @@ class Proxy:
         finally:
             answer.line.on_gone = None
             journey.task = None
-
-    async def _beside_receive(
-        self, work: Coroutine[Any, Any, str], receive: Receive, journey: Journey
-    ) -> str:
-        """Do the work beside a second task that hears of the client's end, as any server tells."""
-        task = asyncio.ensure_future(work)
-        journey.task = task
-        gone = asyncio.ensure_future(wait_gone(receive))
-        try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                return "cancelled"
-            if task.cancelled() and journey.ended_by is not None:
-                raise RequestError(journey.ended_by, status_of(journey.ended_by))
-            return task.result()
-        finally:
-            for one in (task, gone):
-                one.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
 
     # read: what the dialect makes of a request
 
@@ -372,8 +238,8 @@ class Proxy:
         journey: Journey,
     ) -> str:  # fmt: skip
         if route.method == "GET":
-            return await self._fetch(dialect, route, answer, journey)
-        peek = _peek(body)
+            return await self._fetch(route, answer, journey)
+        peek = peek_at(body)
         if len(peek.tools) > 4 and route.operation == "chat":
             asked = self.router.offer(peek.model or "")
             if asked is not None and not asked.has_own_tools:
@@ -403,7 +269,7 @@ class Proxy:
             keep_loaded(self, peek.model or "", keep_alive_s)
         return outcome
 
-    def _named(self, body: bytes, peek: _Peek, server: Server) -> bytes:
+    def _named(self, body: bytes, peek: Peek, server: Server) -> bytes:
         """Return the body with the engine's name for the model, without what is meant for us."""
         wanted = server.plan.model_name
         if (peek.model is None or plain_name(peek.model) == wanted == peek.model) and (
@@ -417,7 +283,7 @@ class Proxy:
             fields["model"] = wanted
         return json.dumps(fields, ensure_ascii=False).encode()
 
-    async def _fetch(self, dialect: Dialect, route: Route, answer: Answer, journey: Journey) -> str:
+    async def _fetch(self, route: Route, answer: Answer, journey: Journey) -> str:
         """Answer a GET from the first model's engine; where files lie is not told."""
         offer, server = await self.router.find("")
         journey.model, journey.engine = offer.served.name, server.plan.engine
@@ -425,16 +291,13 @@ class Proxy:
             raise _not_there(route, server.plan.engine)
         status, kind, body = await server.get(route.upstream_path)
         if status >= 400:
-            status = status_to_client(status, body)
-            raise UpstreamError(error_of_body(body, status), status)
+            raise refusal(body, status)
         if b'"model_path"' in body:
             fields = msgspec.json.decode(body)
             fields["model_path"] = offer.served.name
             body = msgspec.json.encode(fields)
-        if status >= 400:
-            body, kind = _own_error(dialect, status, body, answer, journey), "application/json"
         await answer.whole(status, body, kind.encode())
-        return journey.outcome or "served"
+        return "served"
 
     async def with_server(
         self, model: str, context: int | None, route: Route | None,
@@ -604,17 +467,16 @@ class Proxy:
         kind = upstream.headers.get("content-type", "application/json").encode()
         if upstream.status != 200 or not isinstance(upstream, EngineStream):
             whole = await upstream.read()
+            if answer.has_started:  # only kept patient so far: the error goes into the stream
+                raise refusal(whole, upstream.status)
             status = upstream.status
             if status >= 400:
                 status = status_to_client(status, whole)
-            if answer.has_started:  # only kept patient so far: the error goes into the stream
-                raise UpstreamError(error_of_body(whole, status), status)
-            if status >= 400:
                 whole = _own_error(dialect, status, whole, answer, journey)
                 kind = b"application/json"
             elif journey.warning:
-                whole = _with_warning(whole, journey.warning)
-            journey.usage = _usage_of(whole)
+                whole = with_warning(whole, journey.warning)
+            journey.usage = usage_of(whole)
             journey.first_byte_s = journey.total_s
             await answer.whole(status, whole, kind)
             return
@@ -636,7 +498,7 @@ class Proxy:
         await pipe.carry(take)
         if path in ENDS_WITH_DONE and b"[DONE]" not in tail[-64:]:
             raise broke_off(EOFError("its stream ended too soon"), server.supervisor.reason)
-        journey.usage = _usage_of_events(tail)
+        journey.usage = usage_of_events(tail)
         await pipe.finish()
 
     async def post(
@@ -665,36 +527,6 @@ def _own_error(
     return name_error(dialect.render_error(report, status), whole)
 
 
-def _with_warning(whole: bytes, warning: str) -> bytes:
-    """Return an engine's whole answer with `warnings` beside what else it tells."""
-    try:
-        fields = msgspec.json.decode(whole)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return whole
-    if not isinstance(fields, dict):
-        return whole
-    return msgspec.json.encode({**fields, "warnings": [warning]})
-
-
-def _peek(body: bytes) -> _Peek:
-    """Read what the gateway looks at; the rest must be text, and no deeper than may be read.
-
-    Raises:
-        UserError: `request.not_json`.
-    """
-    try:
-        peek = _PEEK.decode(body)
-        if not body.isascii():
-            body.decode("utf-8")
-    except RecursionError as problem:
-        raise not_json("it is nested too deeply") from problem
-    except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-        raise not_json(str(problem)) from problem
-    if body.count(b"[") + body.count(b"{") > DEEPEST:
-        read_object(body)
-    return peek
-
-
 def _payload(body: bytes) -> bytes | io.BytesIO:
     """Wrap a large body so that aiohttp sends it in parts and does not block the loop."""
     return body if len(body) <= 1 << 20 else io.BytesIO(body)
@@ -719,26 +551,3 @@ def _not_there(route: Route, engine: str) -> UserError:
         evidence=(f"the engine here is {engine}",),
         remedies=("GET /openapi.json lists the routes",),
     )
-
-
-def _usage_of(whole: bytes) -> Usage | None:
-    try:
-        end = _END.decode(whole)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    if end.usage is not None:
-        cached = (end.usage.prompt_tokens_details or {}).get("cached_tokens") or 0
-        return Usage(end.usage.prompt_tokens, end.usage.completion_tokens or 0, cached)
-    if end.timings is not None:
-        timings = end.timings
-        return Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n)
-    return None
-
-
-def _usage_of_events(tail: bytes) -> Usage | None:
-    """Return the usage that the last events of a stream tell, without reading the others."""
-    for event in reversed(tail.split(b"\n\n")):
-        data = event[6:]
-        if event.startswith(b"data: {") and (b'"usage"' in data or b'"timings"' in data):
-            return _usage_of(data)
-    return None

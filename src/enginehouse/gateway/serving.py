@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from enginehouse.edges.request_log import RequestLog
-from enginehouse.gateway.proxy import Access, Library, NoLibrary, Open, Rules
+from enginehouse.gateway.contracts import Access, Library, NoLibrary, Open, Rules
 
 if TYPE_CHECKING:
     from enginehouse.edges.telemetry_sdk import Telemetry

@@ -10,7 +10,7 @@ import msgspec
 from enginehouse.core.body import invalid
 from enginehouse.core.errors import EngineError
 from enginehouse.gateway.server import Server
-from enginehouse.gateway.upstream import UpstreamError, error_of_body, status_to_client
+from enginehouse.gateway.upstream import refusal
 
 LLAMA, VLLM = "llama-server", "vllm"
 TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
@@ -117,6 +117,5 @@ async def _ask(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any
     except (msgspec.MsgspecError, UnicodeDecodeError):
         decoded = None
     if status != 200 or not isinstance(decoded, dict):
-        status = status_to_client(status, answer) if status != 200 else 502
-        raise UpstreamError(error_of_body(answer, status), status)
+        raise refusal(answer, status)
     return decoded

@@ -63,6 +63,9 @@ class _Usage(msgspec.Struct):
 class _Timings(msgspec.Struct):
     prompt_ms: float | None = None
     predicted_ms: float | None = None
+    prompt_n: int = 0
+    cache_n: int = 0
+    predicted_n: int = 0
 
 
 class _Vector(msgspec.Struct):
@@ -78,7 +81,13 @@ class _Answer(msgspec.Struct):
     data: list[_Vector] = msgspec.field(default_factory=list)
 
 
+class _End(msgspec.Struct):
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+
+
 _ANSWER = msgspec.json.Decoder(_Answer)
+_END = msgspec.json.Decoder(_End)
 
 
 class UpstreamError(Exception):
@@ -200,6 +209,46 @@ def error_of_body(body: bytes, status: int) -> ErrorReport:
         return ErrorReport(report.id, report.what, report.evidence, report.remedies, turn)
     text = body[:300].decode("utf-8", "replace").strip()
     return ErrorReport("engine.error", text or f"the engine answered {status}", turn=turn)
+
+
+def refusal(body: bytes, status: int) -> UpstreamError:
+    """Return the error for an engine's answer that is no success, with the client's status."""
+    status = status_to_client(status, body)
+    return UpstreamError(error_of_body(body, status), status)
+
+
+def with_warning(whole: bytes, warning: str) -> bytes:
+    """Return an engine's whole answer with `warnings` beside what else it tells."""
+    try:
+        fields = msgspec.json.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return whole
+    if not isinstance(fields, dict):
+        return whole
+    return msgspec.json.encode({**fields, "warnings": [warning]})
+
+
+def usage_of(whole: bytes) -> Usage | None:
+    """Return the usage that a whole answer tells, reading nothing else of it."""
+    try:
+        end = _END.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if end.usage is not None:
+        return _usage(end.usage)
+    if end.timings is not None:
+        timings = end.timings
+        return Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n)
+    return None
+
+
+def usage_of_events(tail: bytes) -> Usage | None:
+    """Return the usage that the last events of a stream tell, without reading the others."""
+    for event in reversed(tail.split(b"\n\n")):
+        data = event[6:]
+        if event.startswith(b"data: {") and (b'"usage"' in data or b'"timings"' in data):
+            return usage_of(data)
+    return None
 
 
 def name_error(rendered: Rendered, body: bytes) -> bytes:
