@@ -21,6 +21,7 @@ from enginehouse.core.rate_limit import charge, full, take
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.tools import ToolReader, tell_tools
 from enginehouse.dialects.ollama.template import render_template
+from enginehouse.gateway.upstream import with_role
 
 HELD = st.builds(
     Held, st.text("abc", min_size=1, max_size=3), st.integers(1, 100), st.integers(0, 1),
@@ -204,3 +205,19 @@ def test_names_with_and_without_the_default_tag_are_equal() -> None:
         served = find_served(catalog, name)
         assert (served.name if served else None) == found
     assert [tagged_name(n) for n in ("x", "h/x", "x:1")] == ["x:latest", "h/x:latest", "x:1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "wanted"),
+    [
+        (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n',
+         b'data: {"choices":[{"delta":{"role":"assistant","content":"x"}}]}\n\n'),
+        (b'data: {"choices":[{"delta":{}}]}\n\n',
+         b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'),
+        (b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n', None),
+        (b'data: {"choices":[]}\n\n', None),
+    ],
+)  # fmt: skip
+def test_a_chat_stream_begins_with_its_role(first: bytes, wanted: bytes | None) -> None:
+    """An engine that leaves it out is helped; nothing else is touched."""
+    assert with_role(first) == (wanted or first)

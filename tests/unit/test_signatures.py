@@ -172,3 +172,10 @@ def test_withholding_a_signature_leaves_a_book_that_works() -> None:
     rest = replace(BOOK.signatures[0], id="alone")
     book = type(BOOK)([rest])
     assert judge(book, scan([read_log(rest).encode()], book), facts_for(rest)).signature == rest.key
+
+
+def test_the_check_of_the_threads_is_enough_where_the_line_before_it_was_not_written() -> None:
+    """llama.cpp writes its log from a thread of its own, which the abort may come before."""
+    line = b"/src/ggml/src/ggml-cpu/ggml-cpu.c:3395: GGML_ASSERT(cplan->n_threads > 0) failed\n"
+    verdict = judge(BOOK, scan([line], BOOK), Facts(exit_code=None, signal="SIGABRT"))
+    assert verdict.cause == "config.invalid_value"

@@ -52,6 +52,7 @@ from enginehouse.gateway.upstream import (
     status_to_client,
     usage_of,
     usage_of_events,
+    with_role,
     with_warning,
 )
 
@@ -67,7 +68,8 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 EVENT_STREAM = b"text/event-stream"
 TAIL_BYTES = 4096
 SHOWS_MEMORY = frozenset({"ps", "tags", "models", "model", "show"})
-ENDS_WITH_DONE = frozenset({"/v1/chat/completions", "/v1/completions"})
+CHAT = "/v1/chat/completions"
+ENDS_WITH_DONE = frozenset({CHAT, "/v1/completions"})
 T = TypeVar("T")
 
 
@@ -487,9 +489,12 @@ class Proxy:
         pipe = Pipe(upstream, answer, journey)
         progress = server.supervisor.progress
         tail = b""
+        is_chat = path == CHAT
 
         def take(chunk: bytes) -> None:
             nonlocal tail
+            if not journey.chunks and is_chat:
+                chunk = with_role(chunk)
             journey.chunks += 1
             progress()
             tail = chunk if len(chunk) > 1024 else tail[-TAIL_BYTES:] + chunk

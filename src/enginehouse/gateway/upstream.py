@@ -17,6 +17,7 @@ from enginehouse.edges.engine_stream import EngineStream
 Upstream = aiohttp.ClientResponse | EngineStream
 """An engine's answer: of a stream, on a connection of its own."""
 DONE = b"[DONE]"
+DELTA = b'"delta":{'
 REQUEST_FAULT = re.compile(
     rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
     rb"|::_M_range_check|(image|audio) input is not supported"
@@ -226,6 +227,19 @@ def with_warning(whole: bytes, warning: str) -> bytes:
     if not isinstance(fields, dict):
         return whole
     return msgspec.json.encode({**fields, "warnings": [warning]})
+
+
+def with_role(first: bytes) -> bytes:
+    """Return a chat stream's first piece with the role that clients look for in it.
+
+    llama-server leaves it out of an answer that begins with a character of several tokens.
+    """
+    start = first.find(DELTA)
+    if start < 0 or b'"role"' in first[: first.find(b"\n\n")]:
+        return first
+    start += len(DELTA)
+    comma = b"" if first[start : start + 1] == b"}" else b","
+    return b'%b"role":"assistant"%b%b' % (first[:start], comma, first[start:])
 
 
 def usage_of(whole: bytes) -> Usage | None:
