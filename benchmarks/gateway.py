@@ -397,7 +397,8 @@ def other_ways(folder: Path, engine: int, nginx: str, litellm: str) -> Iterator[
             config = folder / "litellm.yaml"
             config.write_text(LITELLM.format(engine=engine))
             argv = [litellm, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-            pid = stack.enter_context(running(argv, port, "/health/liveliness"))
+            unguarded = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+            pid = stack.enter_context(running(argv, port, "/health/liveliness", unguarded))
             ways.append(Way("LiteLLM", port, (pid,)))
         yield ways
 

@@ -64,8 +64,6 @@ class Received:
     request_id: str = ""
     at: float = 0.0
     path_params: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Voice(Protocol):

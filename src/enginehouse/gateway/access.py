@@ -18,6 +18,8 @@ from enginehouse.gateway.answer import RequestError
 from enginehouse.gateway.gate import Caller
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "host.docker.internal"})
+LOOKED_AT = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"api-key"})
+"""The headers that decide who may ask."""
 
 
 @dataclass
@@ -44,7 +46,9 @@ class Guarded:
         """
         kept = self.keys()
         headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in LOOKED_AT
         }
         self._check_page(headers, bool(kept))
         if not kept:

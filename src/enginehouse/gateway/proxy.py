@@ -221,13 +221,7 @@ class Proxy:
         self, dialect: Dialect, route: Route, scope: Scope, body: bytes, answer: Answer,
         journey: Journey,
     ) -> str:  # fmt: skip
-        received = Received(
-            body,
-            answer.request_id,
-            time.time(),
-            scope.get("path_params", {}),
-            headers={n.decode("latin-1"): v.decode("latin-1") for n, v in scope["headers"]},
-        )
+        received = Received(body, answer.request_id, time.time(), scope.get("path_params", {}))
         intent: Intent = dialect.read(
             route, received, self.router.catalog(route.operation in SHOWS_MEMORY)
         )
