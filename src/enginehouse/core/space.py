@@ -41,11 +41,3 @@ def point_of(candidate: Candidate, dimensions: Sequence[Dimension]) -> dict[str,
     point = {dimension.name: candidate.get(dimension.name) for dimension in dimensions}
     inside = all(point[d.name] in d.values for d in dimensions)
     return point if inside else None
-
-
-def size_of(dimensions: Sequence[Dimension]) -> int:
-    """Return how many points the space has."""
-    count = 1
-    for dimension in dimensions:
-        count *= len(dimension.values)
-    return count
