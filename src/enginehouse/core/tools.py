@@ -169,10 +169,18 @@ def _in_words(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("role") == "tool":
         name = message.get("name")
         of = f" of {name}" if name else ""
-        return {"role": "user", "content": f"Result{of}: {_text(message.get('content'))}"}
+        return {"role": "user", "content": _result(f"Result{of}:", message.get("content"))}
     shown = dict(message)
     shown.pop("tool_calls", None)
     return shown
+
+
+def _result(title: str, content: object) -> str | list[dict[str, Any]]:
+    """Return a tool's result under its title; images stay parts."""
+    parts = content if isinstance(content, list) else []
+    if any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts):
+        return [{"type": "text", "text": title}, *parts]
+    return f"{title} {_text(content)}"
 
 
 def _text(content: object) -> str:

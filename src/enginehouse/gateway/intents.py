@@ -47,6 +47,14 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "/v1/embeddings"
 STREAM_OPTIONS = {"include_usage": True}
+EARLY_USAGE: dict[str, dict[str, Any]] = {
+    "llama-server": {"return_progress": True},
+    "vllm": {"stream_options": {**STREAM_OPTIONS, "continuous_usage_stats": True}},
+}
+"""What makes an engine tell the prompt's tokens in the first event of a stream."""
+STOP_NAMED: dict[str, dict[str, Any]] = {"llama-server": {"verbose": True}}
+"""What makes an engine name the stop sequence that ended an answer; vLLM does so unasked."""
+PROGRESS = b'"prompt_progress":'
 
 
 async def carry_ask(
@@ -88,17 +96,19 @@ class _Turn:
         journey = self._journey
         return Moment(
             self._proxy.now(), journey.total_s, journey.load_s + journey.queue_s,
-            journey.first_byte_s, journey.warning,
+            journey.first_byte_s, journey.warning, journey.usage,
         )  # fmt: skip
 
     async def wait(self) -> None:
         """Keep a client patient that waits for its model."""
-        begun = await self._begin()
-        await self._answer.chunk(begun + self._ask.voice.keep_alive(self._moment()))
+        await self._open()
+        await self._answer.chunk(self._begin() + self._ask.voice.keep_alive(self._moment()))
 
-    async def _begin(self) -> bytes:
+    async def _open(self) -> None:
         if not self._answer.has_started:
             await self._answer.begin(200, self._ask.voice.stream_type.encode())
+
+    def _begin(self) -> bytes:
         if self._has_begun:
             return b""
         self._has_begun = True
@@ -118,8 +128,12 @@ class _Turn:
             self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
         body["model"] = server.plan.model_name
         body["stream"] = ask.is_stream
+        if ask.names_stop:
+            body |= STOP_NAMED.get(offer.tokens_api, {})
         if ask.is_stream:
             body["stream_options"] = STREAM_OPTIONS
+            if ask.begins_with_usage:
+                body |= EARLY_USAGE.get(offer.tokens_api, {})
         sent = json.dumps(body, ensure_ascii=False).encode()
         async with proxy.seat(server, ask.upstream_path, sent) as seated:
             upstream = await proxy.post(server, ask.upstream_path, seated, ask.is_stream)
@@ -173,20 +187,20 @@ class _Turn:
 
     async def _stream(self, server: Server, upstream: EngineStream) -> None:
         journey, voice = self._journey, self._ask.voice
-        await upstream.some()
+        await upstream.some(PROGRESS)
         journey.first_byte_s = journey.total_s
         pipe = Pipe(upstream, self._answer, journey)
         splitter = EventSplitter()
         progress = server.supervisor.progress
-        begun = await self._begin()
+        await self._open()
         has_finished = False
 
         def take(chunk: bytes) -> None:
-            nonlocal begun, has_finished
+            nonlocal has_finished
             journey.chunks += 1
             progress()
             moment = self._moment()
-            shown, begun = begun, b""
+            shown = b""
             for event in splitter.feed(chunk):
                 delta = read_delta(event)
                 if delta is None:
@@ -196,14 +210,14 @@ class _Turn:
                 journey.usage = delta.usage or journey.usage
                 if self._reader is not None:
                     delta = self._reader.take(delta)
-                shown += voice.delta(delta, moment)
+                shown += self._begin() + voice.delta(delta, moment)
             if shown:
                 pipe.push(shown)
 
         await pipe.carry(take)
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
-        await pipe.finish(begun + voice.end(self._moment()))
+        await pipe.finish(self._begin() + voice.end(self._moment()))
 
 
 def name_for_engine(

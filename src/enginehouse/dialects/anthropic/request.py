@@ -25,7 +25,7 @@ from enginehouse.core.body import (
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
     {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "tools",
-     "tool_choice", "thinking", "metadata", *SAMPLING}
+     "tool_choice", "thinking", "metadata", "output_config", "output_format", *SAMPLING}
 )  # fmt: skip
 
 
@@ -49,8 +49,31 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         body["chat_template_kwargs"] = {"enable_thinking": is_on}
         if "budget_tokens" in thinking:
             notes.append("thinking.budget_tokens is not limited")
+    _read_output(fields, body, notes)
     notes += [f"{name} is not supported" for name in fields if name not in READ_FIELDS]
     return body, notes
+
+
+def _read_output(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str]) -> None:
+    """Read the form and the effort of the answer; `output_format` is the older name of the form."""
+    config = object_of(fields, "output_config")
+    shape = object_of(config, "format") or object_of(fields, "output_format")
+    if shape:
+        kind = text_of(shape, "type")
+        if kind != "json_schema":
+            raise unknown("output_config.format.type", kind, ("json_schema",))
+        schema = object_of(shape, "schema")
+        if not schema:
+            raise missing("output_config.format.schema", "a JSON schema")
+        named = {"name": "answer", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if effort := text_of(config, "effort"):
+        body["reasoning_effort"] = effort
+    notes += [
+        f"output_config.{name} is not supported"
+        for name in config
+        if name not in ("format", "effort")
+    ]
 
 
 def _read_system(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -88,8 +111,9 @@ def _read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list[dict[str, Any]]:
     """Return the messages that one message's blocks make: tools' results come first."""
     results, parts, calls, thoughts = [], [], [], []
-    for block in blocks:
+    for number, block in enumerate(blocks):
         kind = text_of(block, "type")
+        _check_block(kind, block, f"messages[{position}].content[{number}]")
         if kind == "text":
             parts.append({"type": "text", "text": text_of(block, "text")})
         elif kind == "image":
@@ -114,6 +138,19 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
     return [*results, message]
 
 
+NEEDED = {
+    "text": ("text",), "image": ("source",), "tool_use": ("id", "name", "input"),
+    "tool_result": ("tool_use_id",), "thinking": ("thinking",),
+}  # fmt: skip
+"""The fields without which a block of this type says nothing."""
+
+
+def _check_block(kind: str, block: Mapping[str, Any], place: str) -> None:
+    for name in NEEDED.get(kind, ()):
+        if block.get(name) is None or (name in ("id", "name", "tool_use_id") and not block[name]):
+            raise missing(f"{place}.{name}", f"{name} of the {kind} block")
+
+
 def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """Return parts as one text where they are texts only: older templates know nothing else."""
     if all(part["type"] == "text" for part in parts):
@@ -132,16 +169,23 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(block: Mapping[str, Any]) -> dict[str, Any]:
-    content = block.get("content")
-    if isinstance(content, list):
-        content = "\n".join(
-            text_of(part, "text") if part.get("type") == "text" else json.dumps(part)
-            for part in objects_of(block, "content")
-        )
-    text = content if isinstance(content, str) else ""
+    """Return a tool's result: one text, or parts where it holds images."""
+    given = block.get("content")
+    parts = [{"type": "text", "text": given if isinstance(given, str) else ""}]
+    if isinstance(given, list):
+        parts = [_result_part(part) for part in objects_of(block, "content")]
+    content = _joined(parts)
     if bool_of(block, "is_error", False):
-        text = f"error: {text}"
-    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": text}
+        failed = {"type": "text", "text": "error:"}
+        content = f"error: {content}" if isinstance(content, str) else [failed, *content]
+    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": content}
+
+
+def _result_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    kind = text_of(part, "type")
+    if kind == "image":
+        return _image(part)
+    return {"type": "text", "text": text_of(part, "text") if kind == "text" else json.dumps(part)}
 
 
 def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
