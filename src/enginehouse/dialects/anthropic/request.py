@@ -21,6 +21,7 @@ from enginehouse.core.body import (
     text_of,
     unknown,
 )
+from enginehouse.core.tools import check_choice
 
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
@@ -215,4 +216,5 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
         raise unknown("tool_choice.type", kind, ("auto", "any", "tool", "none"))
     if bool_of(choice, "disable_parallel_tool_use", False):
         body["parallel_tool_calls"] = False
+    check_choice(body)
     return notes

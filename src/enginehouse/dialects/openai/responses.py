@@ -17,6 +17,7 @@ from enginehouse.core.body import (
     unknown,
 )
 from enginehouse.core.errors import UserError
+from enginehouse.core.tools import check_choice, narrow_tools
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
             "frequency_penalty", "repeat_penalty", "chat_template_kwargs")  # fmt: skip
@@ -51,6 +52,8 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     body: dict[str, Any] = {"messages": messages + _read_input(fields, notes)}
     most = number_of(fields, "max_output_tokens")
     if most is not None:
+        if most < 1:
+            raise invalid("max_output_tokens", "a whole number from 1", most)
         body["max_tokens"] = int(most)
     body |= {name: fields[name] for name in SAMPLING if fields.get(name) is not None}
     _read_logprobs(fields, body, notes)
@@ -179,10 +182,17 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str
         return
     body["tools"] = tools
     choice = fields.get("tool_choice")
-    if isinstance(choice, dict):
-        body["tool_choice"] = {"type": "function", "function": {"name": text_of(choice, "name")}}
-    elif isinstance(choice, str):
+    if choice is not None:
         body["tool_choice"] = choice
+    if isinstance(choice, dict):
+        kind = text_of(choice, "type")
+        if kind not in ("function", "allowed_tools"):
+            raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
+        if kind == "function":
+            named = {"name": text_of(choice, "name")}
+            body["tool_choice"] = {"type": "function", "function": named}
+    check_choice(body)
+    narrow_tools(body)
     if isinstance(fields.get("parallel_tool_calls"), bool):
         body["parallel_tool_calls"] = fields["parallel_tool_calls"]
 
