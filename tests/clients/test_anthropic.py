@@ -125,6 +125,8 @@ def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as unknown:
         client.messages.create(model="nope", max_tokens=1, messages=HI)
     assert unknown.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+    assert unknown.value.request_id == unknown.value.response.headers["x-request-id"]
+    assert answer._request_id
     with pytest.raises(anthropic.BadRequestError):
         client.messages.create(model=MODEL, max_tokens=1, messages=[])
 

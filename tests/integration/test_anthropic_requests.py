@@ -67,6 +67,18 @@ async def test_the_form_of_an_answer_reaches_the_engine(
     assert sent.get("reasoning_effort") == fields.get("output_config", {}).get("effort")
 
 
+async def test_a_request_is_named_where_clients_look(serving: Serving) -> None:
+    """`request-id` is on answers, streams and errors alike, and is the client's own where given."""
+    named = {"x-request-id": "mine-1"}
+    async with serving() as served:
+        for body in (asking(), asking(stream=True), {"model": "nope"}):
+            sending = served.client.post("/v1/messages", json=body, headers=named)
+            async with sending as answer:
+                assert answer.headers.getall("request-id") == ["mine-1"]
+        async with served.client.get("/v1/models") as answer:
+            assert "request-id" not in answer.headers
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a text without text": ({"type": "text"}, "content[0].text"),
     "an image without bytes": ({"type": "image"}, "content[0].source"),

@@ -213,6 +213,10 @@ class Dialect(Protocol):
         """The dialect's name, used in metrics and docs."""
 
     @property
+    def id_header(self) -> str:
+        """The header in which the API's clients look for a request's id."""
+
+    @property
     def routes(self) -> tuple[Route, ...]:
         """The routes that `gateway/asgi.py` mounts."""
 

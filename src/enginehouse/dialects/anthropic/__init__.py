@@ -41,6 +41,7 @@ class Anthropic:
     """The dialect; its errors are `{"type": "error", "error": {"type", "message"}}`."""
 
     name: str = "anthropic"
+    id_header: str = "request-id"
     routes: tuple[Route, ...] = ROUTES
 
     def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:

@@ -88,6 +88,7 @@ class OpenAI:
     """The dialect; its errors are `{"error": {"message", "type", "param", "code"}}`."""
 
     name: str = "openai"
+    id_header: str = "x-request-id"
     routes: tuple[Route, ...] = ROUTES
 
     def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:
