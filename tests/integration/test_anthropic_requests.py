@@ -67,6 +67,32 @@ async def test_the_form_of_an_answer_reaches_the_engine(
     assert sent.get("reasoning_effort") == fields.get("output_config", {}).get("effort")
 
 
+BILL = "x-anthropic-billing-header: cc_version=1.2.a; cch=12ab;"
+BRIEF = {"type": "text", "text": "Be brief."}
+
+
+@pytest.mark.parametrize("system", [f"{BILL}Be brief.", [{"type": "text", "text": BILL}, BRIEF]])
+async def test_a_conversation_has_one_system_prompt_in_front(
+    serving: Serving, system: object
+) -> None:
+    """What stands in `system` and in first messages is one; what is only for bills is told of."""
+    body = asking(system=system)
+    body["messages"] = [
+        {"role": "system", "content": [{"type": "text", "text": "Be kind."}]},
+        {"role": "user", "content": "Hi."}, {"role": "system", "content": "Now be loud."},
+    ]  # fmt: skip
+    async with serving() as served:
+        async with served.client.post("/v1/messages", json=body) as answer:
+            assert answer.headers["x-enginehouse-notes"] == (
+                "the billing header in system is left out"
+            )
+        sent = (await served.engine_state())["bodies"][-1]["messages"]
+    assert sent == [
+        {"role": "system", "content": "Be brief.\n\nBe kind."},
+        {"role": "user", "content": "Hi."}, {"role": "system", "content": "Now be loud."},
+    ]  # fmt: skip
+
+
 async def test_a_request_is_named_where_clients_look(serving: Serving) -> None:
     """`request-id` is on answers, streams and errors alike, and is the client's own where given."""
     named = {"x-request-id": "mine-1"}

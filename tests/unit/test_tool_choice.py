@@ -35,9 +35,11 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
     "body",
     [
         asking("perhaps"), asking(5), asking({"type": "function", "function": {"name": "ash"}}),
-        asking({"type": "function"}), asking(allowed("auto", "oak", "ash")), asking("auto", ""),
+        asking({"type": "function"}), asking({}), asking("auto", ""),
+        asking(allowed("auto", "oak", "ash")),
     ],
-    ids=["no such word", "a number", "no such tool", "no name", "one not there", "nameless tool"],
+    ids=["no such word", "a number", "no such tool", "no name", "nothing", "nameless tool",
+         "one not there"],
 )  # fmt: skip
 def test_a_choice_of_nothing_is_refused(body: dict[str, Any]) -> None:
     """It never becomes a choice of everything instead."""

@@ -64,7 +64,9 @@ def check_choice(body: Mapping[str, Any]) -> None:
     names = [str(_function(tool).get("name") or "") for tool in body["tools"]]
     if "" in names:
         raise missing(f"tools[{names.index('')}]: the function's name", "a name")
-    choice = body.get("tool_choice") or "auto"
+    choice = body.get("tool_choice")
+    if choice is None:
+        return
     if isinstance(choice, str):
         if choice not in CHOICES:
             raise unknown("tool_choice", choice, CHOICES)

@@ -6,6 +6,7 @@ Field names are Anthropic's (Messages API, version 2023-06-01).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ READ_FIELDS = frozenset(
 
 def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the internal request and notes on what is not honoured."""
-    body: dict[str, Any] = {"messages": _read_system(fields) + _read_messages(fields)}
+    notes: list[str] = []
+    system = _read_system(fields, notes)
+    body: dict[str, Any] = {"messages": _with_system(system, _read_messages(fields))}
     most = number_of(fields, "max_tokens")
     if most is not None:
         if most < 1:
@@ -43,7 +46,7 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             body[name] = value
     if stops := list_of(fields, "stop_sequences"):
         body["stop"] = stops
-    notes = _read_tools(fields, body)
+    notes += _read_tools(fields, body)
     thinking = object_of(fields, "thinking")
     if thinking:
         is_on = text_of(thinking, "type") in ("enabled", "adaptive")
@@ -77,14 +80,33 @@ def _read_output(fields: Mapping[str, Any], body: dict[str, Any], notes: list[st
     ]
 
 
-def _read_system(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+BILLING = re.compile(r"x-anthropic-billing-header:(\s*\w+=[^;\s]*;)*\s*")
+"""What Claude Code puts before its system prompt; it differs each time, so no cache would hold."""
+
+
+def _read_system(fields: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """Return the texts of the system prompt, without what is meant for Anthropic's accounts."""
     system = fields.get("system")
-    if system in (None, "", []):
-        return []
     if isinstance(system, str):
-        return [{"role": "system", "content": system}]
-    texts = [text_of(block, "text") for block in objects_of(fields, "system")]
-    return [{"role": "system", "content": "\n\n".join(texts)}]
+        texts = [system]
+    else:
+        texts = [text_of(block, "text") for block in objects_of(fields, "system")]
+    if texts and (bill := BILLING.match(texts[0])):
+        texts[0] = texts[0][bill.end() :]
+        notes.append("the billing header in system is left out")
+    return texts if any(texts) else []
+
+
+def _with_system(texts: list[str], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a conversation with one system message in front: templates take no second one there.
+
+    Some clients send theirs as a first message instead of, or besides, `system`.
+    """
+    rest = list(messages)
+    while rest and rest[0]["role"] == "system" and isinstance(rest[0]["content"], str):
+        texts = [*texts, rest.pop(0)["content"]]
+    told = "\n\n".join(text for text in texts if text)
+    return [{"role": "system", "content": told}, *rest] if told else rest
 
 
 BLOCKS = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
