@@ -49,6 +49,9 @@ class MessageVoice:
         """Render one piece."""
         self._collector.note(delta)
         shown = b""
+        going_on = [call for call in delta.tool_calls if self._open == f"tool {call.index}"]
+        for call in going_on:  # before a text beside it, which would end its block
+            shown += self._call(call)
         if delta.reasoning:
             shown += self._enter("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             shown += self._piece({"type": "thinking_delta", "thinking": delta.reasoning})
@@ -56,7 +59,8 @@ class MessageVoice:
             shown += self._enter("text", {"type": "text", "text": ""})
             shown += self._piece({"type": "text_delta", "text": delta.text})
         for call in delta.tool_calls:
-            shown += self._call(call)
+            if call not in going_on:
+                shown += self._call(call)
         return shown
 
     def end(self, moment: Moment) -> bytes:

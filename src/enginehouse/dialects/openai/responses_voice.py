@@ -57,6 +57,9 @@ class ResponseVoice:
         """Render one piece."""
         self._collector.note(delta)
         shown = b""
+        going_on = [call for call in delta.tool_calls if self._open == f"tool {call.index}"]
+        for call in going_on:  # before a text beside it, which would end its item
+            shown += self._call_piece(call)
         if delta.reasoning:
             shown += self._enter("reasoning", self._reasoning("", "in_progress"))
             shown += self._part("response.reasoning_text.delta", {"delta": delta.reasoning})
@@ -68,7 +71,8 @@ class ResponseVoice:
             self._text.append(delta.text)
             self._logprobs += delta.logprobs
         for call in delta.tool_calls:
-            shown += self._call_piece(call)
+            if call not in going_on:
+                shown += self._call_piece(call)
         return shown
 
     def end(self, moment: Moment) -> bytes:
