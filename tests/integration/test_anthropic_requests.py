@@ -93,6 +93,43 @@ async def test_a_conversation_has_one_system_prompt_in_front(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_template_that_wants_the_system_first_gets_it_so(
+    serving: Serving, is_stream: bool
+) -> None:
+    """A refused conversation is asked again with its system messages in front, and that is told."""
+    body = asking(stream=is_stream, colour="red")
+    body["messages"] = [
+        {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi."},
+        {"role": "system", "content": "Now be loud."},
+    ]  # fmt: skip
+    async with serving("--system-first") as served:
+        async with served.client.post("/v1/messages", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            assert answer.headers.getall("x-enginehouse-notes") == [
+                "colour is not supported; system messages were moved to the front: "
+                "this model takes them nowhere else"
+            ]
+            await answer.read()
+        sent = (await served.engine_state())["bodies"][-1]["messages"]
+    assert sent == [
+        {"role": "system", "content": "Be kind.\n\nNow be loud."},
+        {"role": "user", "content": "Hi."},
+    ]  # fmt: skip
+
+
+async def test_a_templates_refusal_is_the_requests_fault(serving: Serving) -> None:
+    """Where it is forwarded as it is, the engine's 500 becomes 400 with the engine's words."""
+    messages = [{"role": "user", "content": "Hi."}, {"role": "system", "content": "Be kind."}]
+    async with serving("--system-first") as served:
+        body = {"model": "fake", "messages": messages}
+        async with served.client.post("/v1/chat/completions", json=body) as answer:
+            assert answer.status == 400
+            told = (await answer.json())["error"]
+    assert (told["type"], told["from"]) == ("invalid_request_error", "user")
+    assert "System message must be at the beginning" in told["message"]
+
+
 async def test_a_request_is_named_where_clients_look(serving: Serving) -> None:
     """`request-id` is on answers, streams and errors alike, and is the client's own where given."""
     named = {"x-request-id": "mine-1"}

@@ -96,6 +96,21 @@ class Moment:
     usage: Usage | None = None
 
 
+def with_system_in_front(messages: object) -> list[dict[str, Any]] | None:
+    """Return a conversation whose system messages are one in front; None where they are already.
+
+    Templates of several models refuse a system message anywhere else (Qwen 3.5, Mistral).
+    """
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return None
+    places = [n for n, message in enumerate(messages) if message.get("role") == "system"]
+    texts = [messages[n].get("content") for n in places]
+    if places in ([], [0]) or not all(isinstance(text, str) for text in texts):
+        return None
+    rest = [message for message in messages if message.get("role") != "system"]
+    return [{"role": "system", "content": "\n\n".join(map(str, texts))}, *rest]
+
+
 class Collector:
     """Puts the deltas of a stream together to a whole answer."""
 

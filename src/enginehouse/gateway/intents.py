@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from enginehouse.core.catalog import no_embeddings
-from enginehouse.core.chat import Moment
+from enginehouse.core.chat import Moment, with_system_in_front
 from enginehouse.core.dialect import (
     Ask,
     Copy,
@@ -54,6 +55,9 @@ EARLY_USAGE: dict[str, dict[str, Any]] = {
 """What makes an engine tell the prompt's tokens in the first event of a stream."""
 STOP_NAMED: dict[str, dict[str, Any]] = {"llama-server": {"verbose": True}}
 """What makes an engine name the stop sequence that ended an answer; vLLM does so unasked."""
+OF_ROLES = re.compile(rb"(?i)jinja|system message|\broles?\b")
+"""What engines say when a template refuses a conversation for the order of its roles."""
+SYSTEM_MOVED = "system messages were moved to the front: this model takes them nowhere else"
 PROGRESS = b'"prompt_progress":'
 
 
@@ -149,9 +153,25 @@ class _Turn:
     async def _refused(
         self, offer: Offer, server: Server, body: dict[str, Any], upstream: Upstream
     ) -> Upstream:
-        """Ask again with a shorter conversation where that helps, else say why not."""
+        """Ask again with another conversation where that helps, else say why not.
+
+        Its system messages in front, where the template refused it; a shorter one, where it was
+        too long.
+        """
         async with upstream:
             said = await upstream.read()
+        front = with_system_in_front(body.get("messages"))
+        if front is not None and OF_ROLES.search(said):
+            body["messages"] = front
+            sent = json.dumps(body, ensure_ascii=False).encode()
+            path, is_stream = self._ask.upstream_path, self._ask.is_stream
+            upstream = await self._proxy.post(server, path, sent, is_stream)
+            if upstream.status == 200:
+                if not self._answer.has_started:
+                    self._answer.note(b"x-enginehouse-notes", (SYSTEM_MOVED,))
+                return upstream
+            async with upstream:
+                said = await upstream.read()
         status = status_to_client(upstream.status, said)
         status = status if status < 500 else 502
         report = error_of_body(said, status)

@@ -20,7 +20,7 @@ DONE = b"[DONE]"
 DELTA = b'"delta":{'
 REQUEST_FAULT = re.compile(
     rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
-    rb"|::_M_range_check|(image|audio) input is not supported"
+    rb"|::_M_range_check|(image|audio) input is not supported|Jinja Exception"
 )
 """What llama-server says, with 500, of requests that it cannot read."""
 
