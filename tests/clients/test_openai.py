@@ -130,9 +130,11 @@ def test_responses_carry_logprobs(client: openai.OpenAI, is_stream: bool) -> Non
     }  # fmt: skip
     if is_stream:
         with client.responses.stream(**asked) as stream:
-            streamed = [e for e in stream if e.type == "response.output_text.delta"]
-            answer: Any = stream.get_final_response()
-        assert all(event.logprobs for event in streamed)
+            events: list[Any] = list(stream)
+        answer: Any = events[-1].response
+        pieces = [event for event in events if event.type == "response.output_text.delta"]
+        assert pieces
+        assert all(event.logprobs for event in pieces)
     else:
         answer = client.responses.create(**asked)
     told = answer.output[-1].content[0].logprobs
