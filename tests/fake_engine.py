@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--end-early", action="store_true", help="end a stream without a reason")
     parser.add_argument("--stall-after-tokens", type=int, default=0)
     parser.add_argument("--context", type=int, default=0, help="refuse prompts of more words")
+    parser.add_argument("--system-first", action="store_true", help="its template wants that")
     parser.add_argument("--embed", action="store_true")
     parser.add_argument("--fill-bytes", type=int, default=0, help="make every token this long")
     parser.add_argument("--eat-mib-per-s", type=int, default=0)
@@ -50,6 +51,18 @@ TOO_LONG = {
     "message": "the request exceeds the available context size, try increasing it",
     "type": "exceed_context_size_error",
 }
+
+
+OUT_OF_ORDER = {
+    "code": 500,
+    "message": "Error: Jinja Exception: System message must be at the beginning.",
+    "type": "server_error",
+}
+
+
+def is_out_of_order(body: dict[str, Any]) -> bool:
+    """Whether a system message stands where some templates take none."""
+    return any(message["role"] == "system" for message in body["messages"][1:])
 
 
 def words_of(body: dict[str, Any]) -> int:
@@ -116,6 +129,8 @@ class Engine:
             return await self.replay(request, bool(body.get("stream")))
         if self.script.context and words_of(body) > self.script.context:
             return web.json_response({"error": TOO_LONG}, status=400)
+        if self.script.system_first and is_out_of_order(body):
+            return web.json_response({"error": OUT_OF_ORDER}, status=500)
         slot, last = body.get("id_slot", -1), body["messages"][-1]["content"]
         self.asked.append(f"{slot}: {str(last)[:20]} ({body.get('max_tokens')})")
         if self.script.no_token:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -45,6 +46,50 @@ def test_stream(client: anthropic.Anthropic) -> None:
     assert final.usage.output_tokens > 0
 
 
+def test_a_stream_begins_with_the_prompts_tokens(client: anthropic.Anthropic) -> None:
+    """`message_start` counts what the engine reads, cached or not, and never fewer than 1."""
+    prompt: Any = [{"role": "user", "content": "Of seven lakes, name the deepest."}]
+    counted = client.messages.count_tokens(model=MODEL, messages=prompt).input_tokens
+    for _ in ("computed", "cached"):
+        events = list(client.messages.create(
+            model=MODEL, max_tokens=2, messages=prompt, stream=True,
+        ))  # fmt: skip
+        assert events[0].type == "message_start"
+        usage = events[0].message.usage
+        assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_stop_sequence_that_ended_an_answer_is_named(
+    client: anthropic.Anthropic, is_stream: bool
+) -> None:
+    """Both fields say so, whole and streamed; an answer that ends otherwise names none."""
+    asked: Any = {
+        "model": MODEL, "max_tokens": 60, "messages": HI, "stop_sequences": ["\x00", *"aeio "],
+    }  # fmt: skip
+    if is_stream:
+        with client.messages.stream(**asked) as stream:
+            answer = stream.get_final_message()
+    else:
+        answer = client.messages.create(**asked)
+    assert answer.stop_reason == "stop_sequence"
+    assert answer.stop_sequence in asked["stop_sequences"]
+    other = client.messages.create(model=MODEL, max_tokens=2, messages=HI, stop_sequences=["\x00"])
+    assert (other.stop_reason, other.stop_sequence) == ("max_tokens", None)
+
+
+def test_a_schema_forces_the_answer(client: anthropic.Anthropic) -> None:
+    """`output_config.format` holds the answer to its schema."""
+    schema = {"type": "object", "properties": {"tree": {"enum": ["oak", "elm"]}},
+              "required": ["tree"], "additionalProperties": False}  # fmt: skip
+    answer = client.messages.create(
+        model=MODEL, max_tokens=40, messages=HI,
+        output_config={"format": {"type": "json_schema", "schema": schema}},
+    )  # fmt: skip
+    assert answer.content[0].type == "text"
+    assert json.loads(answer.content[0].text)["tree"] in ("oak", "elm")
+
+
 def test_tools(client: anthropic.Anthropic) -> None:
     """A forced call comes as a block, whole and streamed, and its result is taken."""
     asked: Any = {
@@ -80,6 +125,8 @@ def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as unknown:
         client.messages.create(model="nope", max_tokens=1, messages=HI)
     assert unknown.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+    assert unknown.value.request_id == unknown.value.response.headers["x-request-id"]
+    assert answer._request_id
     with pytest.raises(anthropic.BadRequestError):
         client.messages.create(model=MODEL, max_tokens=1, messages=[])
 

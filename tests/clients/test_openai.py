@@ -121,6 +121,27 @@ def test_responses(client: openai.OpenAI) -> None:
     assert counted.input_tokens > 0
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_responses_carry_logprobs(client: openai.OpenAI, is_stream: bool) -> None:
+    """Where they are included, each token of the text has its own, and they spell it."""
+    asked: Any = {
+        "model": MODEL, "input": SAY_HI, "max_output_tokens": 6, "top_logprobs": 2,
+        "include": ["message.output_text.logprobs"],
+    }  # fmt: skip
+    if is_stream:
+        with client.responses.stream(**asked) as stream:
+            events: list[Any] = list(stream)
+        answer: Any = events[-1].response
+        pieces = [event for event in events if event.type == "response.output_text.delta"]
+        assert pieces
+        assert all(event.logprobs for event in pieces)
+    else:
+        answer = client.responses.create(**asked)
+    told = answer.output[-1].content[0].logprobs
+    assert "".join(token.token for token in told) == answer.output_text
+    assert {len(token.top_logprobs) for token in told} == {2}
+
+
 def test_models_and_errors(client: openai.OpenAI) -> None:
     """The list, one model, and the client's own exceptions with our codes."""
     assert MODEL in [model.id for model in client.models.list()]

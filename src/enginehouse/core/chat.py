@@ -41,7 +41,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Delta:
-    """One piece of a streamed answer. `finish` is OpenAI's finish reason, given once."""
+    """One piece of a streamed answer. `finish` is OpenAI's finish reason, given once.
+
+    `usage` is what is known so far: in a piece before the first token, of the prompt alone.
+    `stopped_by` is the stop sequence that ended it, where the engine tells.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -50,6 +54,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     logprobs: tuple[dict[str, Any], ...] = ()
+    stopped_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Completion:
     usage: Usage = Usage()
     timings: Timings | None = None
     logprobs: tuple[dict[str, Any], ...] = ()
+    stopped_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class Moment:
     """When something happens: Unix seconds, and what of the request's time went where.
 
     `first_token_s` is from arrival to the first piece of the answer, 0 before it. `warning` is what
-    the client shall read in the answer itself, where its dialect has a place for it.
+    the client shall read in the answer itself, where its dialect has a place for it. `usage` is
+    what is known of the tokens so far.
     """
 
     at: float
@@ -86,6 +93,22 @@ class Moment:
     load_s: float = 0.0
     first_token_s: float = 0.0
     warning: str = ""
+    usage: Usage | None = None
+
+
+def with_system_in_front(messages: object) -> list[dict[str, Any]] | None:
+    """Return a conversation whose system messages are one in front; None where they are already.
+
+    Templates of several models refuse a system message anywhere else (Qwen 3.5, Mistral).
+    """
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return None
+    places = [n for n, message in enumerate(messages) if message.get("role") == "system"]
+    texts = [messages[n].get("content") for n in places]
+    if places in ([], [0]) or not all(isinstance(text, str) for text in texts):
+        return None
+    rest = [message for message in messages if message.get("role") != "system"]
+    return [{"role": "system", "content": "\n\n".join(map(str, texts))}, *rest]
 
 
 class Collector:
@@ -97,6 +120,7 @@ class Collector:
         self._calls: dict[int, list[str]] = {}
         self._logprobs: list[dict[str, Any]] = []
         self.finish = ""
+        self.stopped_by = ""
         self.usage: Usage | None = None
         self.timings: Timings | None = None
 
@@ -121,6 +145,7 @@ class Collector:
     def note(self, delta: Delta) -> None:
         """Take only how the answer ends and what it cost."""
         self.finish = delta.finish or self.finish
+        self.stopped_by = delta.stopped_by or self.stopped_by
         self.usage = delta.usage or self.usage
         self.timings = delta.timings or self.timings
 
@@ -132,5 +157,5 @@ class Collector:
         """Return the answer so far as a whole one."""
         return Completion(
             "".join(self._text), "".join(self._reasoning), self.calls(), self.finish or "stop",
-            self.usage or Usage(), self.timings, tuple(self._logprobs),
+            self.usage or Usage(), self.timings, tuple(self._logprobs), self.stopped_by,
         )  # fmt: skip

@@ -95,6 +95,8 @@ class Ask:
 
     `notes` name what cannot be honoured. `keep_alive_s` is how long the model shall stay loaded
     afterwards (negative: for ever). `context_tokens` is the context that the client counts on.
+    `begins_with_usage` wants the prompt's tokens known when the stream begins, `names_stop` the
+    stop sequence that ended the answer.
     """
 
     model: str
@@ -105,6 +107,8 @@ class Ask:
     notes: tuple[str, ...] = ()
     keep_alive_s: float | None = None
     context_tokens: int | None = None
+    begins_with_usage: bool = False
+    names_stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,10 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """The dialect's name, used in metrics and docs."""
+
+    @property
+    def id_header(self) -> str:
+        """The header in which the API's clients look for a request's id."""
 
     @property
     def routes(self) -> tuple[Route, ...]:

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from enginehouse.core.body import object_of, objects_of, text_of
+from enginehouse.core.body import invalid, missing, object_of, objects_of, text_of, unknown
 from enginehouse.core.chat import Completion, Delta, ToolCall
 
 CALL, CALLS, RESPONSE = "tool_call", "tool_calls", "response"
+CHOICES = ("auto", "none", "required")
 MOST_CALLS = 8
 HEAD = re.compile(r'\s*\{\s*"(tool_calls?|response)"\s*:\s*')
 ESCAPE = re.compile(
@@ -50,8 +51,51 @@ def _check(body: Mapping[str, Any]) -> None:
     shape = object_of(body, "response_format")
     if text_of(shape, "type") == "json_schema":
         object_of(object_of(shape, "json_schema"), "schema")
-    if isinstance(choice := body.get("tool_choice"), dict):
-        object_of(choice, "function")
+    if body.get("tools"):
+        check_choice(body)
+
+
+def check_choice(body: Mapping[str, Any]) -> None:
+    """Refuse tools without a name, and a `tool_choice` that means none of them.
+
+    Raises:
+        UserError: `request.invalid`.
+    """
+    names = [str(_function(tool).get("name") or "") for tool in body["tools"]]
+    if "" in names:
+        raise missing(f"tools[{names.index('')}]: the function's name", "a name")
+    choice = body.get("tool_choice")
+    if choice is None:
+        return
+    if isinstance(choice, str):
+        if choice not in CHOICES:
+            raise unknown("tool_choice", choice, CHOICES)
+        return
+    if not isinstance(choice, dict):
+        raise invalid("tool_choice", "a string or an object", choice)
+    for wanted in _allowed(choice)[1]:
+        if wanted not in names:
+            raise unknown("tool_choice: the tool", wanted, tuple(names))
+
+
+def _allowed(choice: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return whether a choice in form of an object asks for a call, and of which tools."""
+    if text_of(choice, "type") != "allowed_tools":
+        named = object_of(choice, "function") or choice
+        return "required", (text_of(named, "name"),)
+    given = object_of(choice, "allowed_tools") or choice
+    tools = [object_of(tool, "function") or tool for tool in objects_of(given, "tools")]
+    return text_of(given, "mode", "auto"), tuple(text_of(tool, "name") for tool in tools)
+
+
+def narrow_tools(body: dict[str, Any]) -> None:
+    """Leave only the tools that `allowed_tools` lists, since few engines know such lists."""
+    choice = body.get("tool_choice")
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return
+    mode, wanted = _allowed(choice)
+    body["tools"] = [tool for tool in body["tools"] if _function(tool)["name"] in wanted]
+    body["tool_choice"] = mode if body["tools"] else "none"
 
 
 def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -60,10 +104,10 @@ def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
             if n not in ("tools", "tool_choice", "parallel_tool_calls")}  # fmt: skip
     messages = [_in_words(message) for message in body["messages"]]
     choice = body.get("tool_choice") or "auto"
-    tools = [tool for tool in body.get("tools") or () if _function(tool).get("name")]
+    tools = list(body.get("tools") or ())
     if isinstance(choice, dict):
-        wanted = (choice.get("function") or choice).get("name")
-        tools = [tool for tool in tools if _function(tool)["name"] == wanted] or tools
+        choice, wanted = _allowed(choice)
+        tools = [tool for tool in tools if _function(tool)["name"] in wanted]
     if not tools or choice == "none":
         return {**told, "messages": messages}, False
     is_parallel = body.get("parallel_tool_calls") is True
@@ -169,10 +213,18 @@ def _in_words(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("role") == "tool":
         name = message.get("name")
         of = f" of {name}" if name else ""
-        return {"role": "user", "content": f"Result{of}: {_text(message.get('content'))}"}
+        return {"role": "user", "content": _result(f"Result{of}:", message.get("content"))}
     shown = dict(message)
     shown.pop("tool_calls", None)
     return shown
+
+
+def _result(title: str, content: object) -> str | list[dict[str, Any]]:
+    """Return a tool's result under its title; images stay parts."""
+    parts = content if isinstance(content, list) else []
+    if any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts):
+        return [{"type": "text", "text": title}, *parts]
+    return f"{title} {_text(content)}"
 
 
 def _text(content: object) -> str:

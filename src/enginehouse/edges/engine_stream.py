@@ -107,13 +107,16 @@ class EngineStream(asyncio.Protocol):
         """
         await self._begun
 
-    async def some(self) -> None:
-        """Wait for the first piece of the body, or its end.
+    async def some(self, but: bytes = b"") -> None:
+        """Wait for the first piece of the body, other than those with `but` in them, or its end.
 
         Raises:
             OSError: when the engine breaks off before.
         """
         await self._some
+        while but and all(but in piece for piece in self._early) and not self._ended.done():
+            self._some = asyncio.get_running_loop().create_future()
+            await self._some
 
     async def feed(self, take: Callable[[bytes], None]) -> None:
         """Hand each piece of the body to `take` as it arrives, until the body's end.

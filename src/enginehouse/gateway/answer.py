@@ -50,7 +50,16 @@ class Answer:
         texts = list(values)[:MOST_NOTES]
         if texts:
             joined = "; ".join(texts).encode("ascii", "replace")[:1000]
-            self.extra.append((name, bytes(c if 32 <= c < 127 else 63 for c in joined)))
+            told = bytes(c if 32 <= c < 127 else 63 for c in joined)
+            earlier = [value for known, value in self.extra if known == name]
+            self.extra = [header for header in self.extra if header[0] != name]
+            self.extra.append((name, b"; ".join((*earlier, told))))
+
+    def name_id(self, header: str) -> None:
+        """Send the request's id under another name too."""
+        told = {name for name, _ in self.extra}
+        if header.encode() not in told:
+            self.extra.append((header.encode(), self.extra[0][1]))
 
     async def begin(self, status: int, kind: bytes, length: int | None = None) -> None:
         """Send the status and headers; of a stream where no length is given."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from enginehouse.core.catalog import no_embeddings
-from enginehouse.core.chat import Moment
+from enginehouse.core.chat import Moment, with_system_in_front
 from enginehouse.core.dialect import (
     Ask,
     Copy,
@@ -47,6 +48,17 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "/v1/embeddings"
 STREAM_OPTIONS = {"include_usage": True}
+EARLY_USAGE: dict[str, dict[str, Any]] = {
+    "llama-server": {"return_progress": True},
+    "vllm": {"stream_options": {**STREAM_OPTIONS, "continuous_usage_stats": True}},
+}
+"""What makes an engine tell the prompt's tokens in the first event of a stream."""
+STOP_NAMED: dict[str, dict[str, Any]] = {"llama-server": {"verbose": True}}
+"""What makes an engine name the stop sequence that ended an answer; vLLM does so unasked."""
+OF_ROLES = re.compile(rb"(?i)jinja|system message|\broles?\b")
+"""What engines say when a template refuses a conversation for the order of its roles."""
+SYSTEM_MOVED = "system messages were moved to the front: this model takes them nowhere else"
+PROGRESS = b'"prompt_progress":'
 
 
 async def carry_ask(
@@ -88,17 +100,19 @@ class _Turn:
         journey = self._journey
         return Moment(
             self._proxy.now(), journey.total_s, journey.load_s + journey.queue_s,
-            journey.first_byte_s, journey.warning,
+            journey.first_byte_s, journey.warning, journey.usage,
         )  # fmt: skip
 
     async def wait(self) -> None:
         """Keep a client patient that waits for its model."""
-        begun = await self._begin()
-        await self._answer.chunk(begun + self._ask.voice.keep_alive(self._moment()))
+        await self._open()
+        await self._answer.chunk(self._begin() + self._ask.voice.keep_alive(self._moment()))
 
-    async def _begin(self) -> bytes:
+    async def _open(self) -> None:
         if not self._answer.has_started:
             await self._answer.begin(200, self._ask.voice.stream_type.encode())
+
+    def _begin(self) -> bytes:
         if self._has_begun:
             return b""
         self._has_begun = True
@@ -118,8 +132,12 @@ class _Turn:
             self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
         body["model"] = server.plan.model_name
         body["stream"] = ask.is_stream
+        if ask.names_stop:
+            body |= STOP_NAMED.get(offer.tokens_api, {})
         if ask.is_stream:
             body["stream_options"] = STREAM_OPTIONS
+            if ask.begins_with_usage:
+                body |= EARLY_USAGE.get(offer.tokens_api, {})
         sent = json.dumps(body, ensure_ascii=False).encode()
         async with proxy.seat(server, ask.upstream_path, sent) as seated:
             upstream = await proxy.post(server, ask.upstream_path, seated, ask.is_stream)
@@ -135,9 +153,25 @@ class _Turn:
     async def _refused(
         self, offer: Offer, server: Server, body: dict[str, Any], upstream: Upstream
     ) -> Upstream:
-        """Ask again with a shorter conversation where that helps, else say why not."""
+        """Ask again with another conversation where that helps, else say why not.
+
+        Its system messages in front, where the template refused it; a shorter one, where it was
+        too long.
+        """
         async with upstream:
             said = await upstream.read()
+        front = with_system_in_front(body.get("messages"))
+        if front is not None and OF_ROLES.search(said):
+            body["messages"] = front
+            sent = json.dumps(body, ensure_ascii=False).encode()
+            path, is_stream = self._ask.upstream_path, self._ask.is_stream
+            upstream = await self._proxy.post(server, path, sent, is_stream)
+            if upstream.status == 200:
+                if not self._answer.has_started:
+                    self._answer.note(b"x-enginehouse-notes", (SYSTEM_MOVED,))
+                return upstream
+            async with upstream:
+                said = await upstream.read()
         status = status_to_client(upstream.status, said)
         status = status if status < 500 else 502
         report = error_of_body(said, status)
@@ -173,20 +207,20 @@ class _Turn:
 
     async def _stream(self, server: Server, upstream: EngineStream) -> None:
         journey, voice = self._journey, self._ask.voice
-        await upstream.some()
+        await upstream.some(PROGRESS)
         journey.first_byte_s = journey.total_s
         pipe = Pipe(upstream, self._answer, journey)
         splitter = EventSplitter()
         progress = server.supervisor.progress
-        begun = await self._begin()
+        await self._open()
         has_finished = False
 
         def take(chunk: bytes) -> None:
-            nonlocal begun, has_finished
+            nonlocal has_finished
             journey.chunks += 1
             progress()
             moment = self._moment()
-            shown, begun = begun, b""
+            shown = b""
             for event in splitter.feed(chunk):
                 delta = read_delta(event)
                 if delta is None:
@@ -196,14 +230,14 @@ class _Turn:
                 journey.usage = delta.usage or journey.usage
                 if self._reader is not None:
                     delta = self._reader.take(delta)
-                shown += voice.delta(delta, moment)
+                shown += self._begin() + voice.delta(delta, moment)
             if shown:
                 pipe.push(shown)
 
         await pipe.carry(take)
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
-        await pipe.finish(begun + voice.end(self._moment()))
+        await pipe.finish(self._begin() + voice.end(self._moment()))
 
 
 def name_for_engine(

@@ -20,7 +20,7 @@ HEADERS = (
     "x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout",
 )  # fmt: skip
 """What the clients of the three dialects send from a browser (their SDKs, and Ollama's list)."""
-SHOWN = ("x-request-id", "retry-after", "x-enginehouse-error", "x-enginehouse-notes",
+SHOWN = ("x-request-id", "request-id", "retry-after", "x-enginehouse-error", "x-enginehouse-notes",
          "x-enginehouse-truncated")  # fmt: skip
 REMEMBER_S = 600
 

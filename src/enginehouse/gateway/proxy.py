@@ -121,6 +121,7 @@ class Proxy:
     ) -> None:
         """Serve one request; it ends as exactly one outcome, which is counted."""
         answer = Answer(send, request_id_of(scope), line_of(scope))
+        answer.name_id(dialect.id_header)
         journey = Journey(
             dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
         )

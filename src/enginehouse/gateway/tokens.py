@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from enginehouse.core.body import invalid
+from enginehouse.core.chat import with_system_in_front
 from enginehouse.core.errors import EngineError
 from enginehouse.gateway.server import Server
-from enginehouse.gateway.upstream import refusal
+from enginehouse.gateway.upstream import UpstreamError, refusal
 
 LLAMA, VLLM = "llama-server", "vllm"
 TEMPLATE_FIELDS = ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
@@ -22,7 +23,13 @@ async def count_tokens(server: Server, api: str, body: dict[str, Any]) -> int:
     Raises:
         EngineError: `engine.no_tokenizer`, where the engine cannot say.
     """
-    return len(await _prompt_tokens(server, api, body))
+    try:
+        return len(await _prompt_tokens(server, api, body))
+    except UpstreamError:
+        front = with_system_in_front(body.get("messages"))
+        if front is None:
+            raise
+        return len(await _prompt_tokens(server, api, {**body, "messages": front}))
 
 
 async def _prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list[int]:

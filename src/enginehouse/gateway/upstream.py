@@ -20,7 +20,7 @@ DONE = b"[DONE]"
 DELTA = b'"delta":{'
 REQUEST_FAULT = re.compile(
     rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
-    rb"|::_M_range_check|(image|audio) input is not supported"
+    rb"|::_M_range_check|(image|audio) input is not supported|Jinja Exception"
 )
 """What llama-server says, with 500, of requests that it cannot read."""
 
@@ -48,6 +48,7 @@ class _Choice(msgspec.Struct):
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None
     logprobs: Any = None
 
 
@@ -74,10 +75,21 @@ class _Vector(msgspec.Struct):
     index: int = 0
 
 
+class _Progress(msgspec.Struct):
+    total: int = 0
+    cache: int = 0
+
+
+class _Verbose(msgspec.Struct):
+    stopping_word: str = ""
+
+
 class _Answer(msgspec.Struct):
     choices: list[_Choice] = msgspec.field(default_factory=list)
     usage: _Usage | None = None
     timings: _Timings | None = None
+    prompt_progress: _Progress | None = None
+    verbose: _Verbose | None = msgspec.field(default=None, name="__verbose")
     error: Any = None
     data: list[_Vector] = msgspec.field(default_factory=list)
 
@@ -111,6 +123,9 @@ def read_delta(data: bytes) -> Delta | None:
     answer = _decode(data)
     if answer.error is not None:
         raise UpstreamError(read_error(answer.error))
+    if answer.prompt_progress is not None:
+        known = Usage(answer.prompt_progress.total, cached_tokens=answer.prompt_progress.cache)
+        return Delta(usage=known)
     usage, timings = _usage(answer.usage), _timings(answer.timings)
     if not answer.choices:
         return Delta(usage=usage, timings=timings)
@@ -124,7 +139,9 @@ def read_delta(data: bytes) -> Delta | None:
         reasoning = message.reasoning_content or message.reasoning or ""
         calls = _calls(message.tool_calls) if message.tool_calls else ()
     logprobs = _logprobs(choice.logprobs) if choice.logprobs else ()
-    return Delta(text, reasoning, calls, choice.finish_reason or "", usage, timings, logprobs)
+    finish = choice.finish_reason or ""
+    stopped_by = _stopped_by(answer, choice) if finish else ""
+    return Delta(text, reasoning, calls, finish, usage, timings, logprobs, stopped_by)
 
 
 def read_completion(body: bytes) -> Completion:
@@ -144,6 +161,7 @@ def read_completion(body: bytes) -> Completion:
         usage=_usage(answer.usage) or Usage(),
         timings=_timings(answer.timings),
         logprobs=_logprobs(choice.logprobs) if choice.logprobs else (),
+        stopped_by=_stopped_by(answer, choice),
     )
 
 
@@ -293,6 +311,13 @@ def _decode(data: bytes) -> _Answer:
             turn="engine",
         )  # fmt: skip
         raise UpstreamError(report) from problem
+
+
+def _stopped_by(answer: _Answer, choice: _Choice) -> str:
+    """Return the stop sequence that ended a choice; vLLM's `stop_reason` may be a token instead."""
+    if isinstance(choice.stop_reason, str):
+        return choice.stop_reason
+    return answer.verbose.stopping_word if answer.verbose is not None else ""
 
 
 def _usage(usage: _Usage | None) -> Usage | None:

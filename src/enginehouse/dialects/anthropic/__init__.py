@@ -41,6 +41,7 @@ class Anthropic:
     """The dialect; its errors are `{"type": "error", "error": {"type", "message"}}`."""
 
     name: str = "anthropic"
+    id_header: str = "request-id"
     routes: tuple[Route, ...] = ROUTES
 
     def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:
@@ -57,7 +58,10 @@ class Anthropic:
         body, notes = read_request(fields)
         voice = MessageVoice(model, f"msg_{received.request_id}")
         is_stream = bool_of(fields, "stream", False)
-        return Ask(model, CHAT, body, voice, is_stream, tuple(notes))
+        return Ask(
+            model, CHAT, body, voice, is_stream, tuple(notes), begins_with_usage=True,
+            names_stop="stop" in body,
+        )  # fmt: skip
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer."""

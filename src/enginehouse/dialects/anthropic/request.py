@@ -6,6 +6,7 @@ Field names are Anthropic's (Messages API, version 2023-06-01).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,17 +22,20 @@ from enginehouse.core.body import (
     text_of,
     unknown,
 )
+from enginehouse.core.tools import check_choice
 
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
     {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "tools",
-     "tool_choice", "thinking", "metadata", *SAMPLING}
+     "tool_choice", "thinking", "metadata", "output_config", "output_format", *SAMPLING}
 )  # fmt: skip
 
 
 def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the internal request and notes on what is not honoured."""
-    body: dict[str, Any] = {"messages": _read_system(fields) + _read_messages(fields)}
+    notes: list[str] = []
+    system = _read_system(fields, notes)
+    body: dict[str, Any] = {"messages": _with_system(system, _read_messages(fields))}
     most = number_of(fields, "max_tokens")
     if most is not None:
         if most < 1:
@@ -42,25 +46,67 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             body[name] = value
     if stops := list_of(fields, "stop_sequences"):
         body["stop"] = stops
-    notes = _read_tools(fields, body)
+    notes += _read_tools(fields, body)
     thinking = object_of(fields, "thinking")
     if thinking:
         is_on = text_of(thinking, "type") in ("enabled", "adaptive")
         body["chat_template_kwargs"] = {"enable_thinking": is_on}
         if "budget_tokens" in thinking:
             notes.append("thinking.budget_tokens is not limited")
+    _read_output(fields, body, notes)
     notes += [f"{name} is not supported" for name in fields if name not in READ_FIELDS]
     return body, notes
 
 
-def _read_system(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read_output(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str]) -> None:
+    """Read the form and the effort of the answer; `output_format` is the older name of the form."""
+    config = object_of(fields, "output_config")
+    shape = object_of(config, "format") or object_of(fields, "output_format")
+    if shape:
+        kind = text_of(shape, "type")
+        if kind != "json_schema":
+            raise unknown("output_config.format.type", kind, ("json_schema",))
+        schema = object_of(shape, "schema")
+        if not schema:
+            raise missing("output_config.format.schema", "a JSON schema")
+        named = {"name": "answer", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if effort := text_of(config, "effort"):
+        body["reasoning_effort"] = effort
+    notes += [
+        f"output_config.{name} is not supported"
+        for name in config
+        if name not in ("format", "effort")
+    ]
+
+
+BILLING = re.compile(r"x-anthropic-billing-header:(\s*\w+=[^;\s]*;)*\s*")
+"""What Claude Code puts before its system prompt; it differs each time, so no cache would hold."""
+
+
+def _read_system(fields: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """Return the texts of the system prompt, without what is meant for Anthropic's accounts."""
     system = fields.get("system")
-    if system in (None, "", []):
-        return []
     if isinstance(system, str):
-        return [{"role": "system", "content": system}]
-    texts = [text_of(block, "text") for block in objects_of(fields, "system")]
-    return [{"role": "system", "content": "\n\n".join(texts)}]
+        texts = [system]
+    else:
+        texts = [text_of(block, "text") for block in objects_of(fields, "system")]
+    if texts and (bill := BILLING.match(texts[0])):
+        texts[0] = texts[0][bill.end() :]
+        notes.append("the billing header in system is left out")
+    return texts if any(texts) else []
+
+
+def _with_system(texts: list[str], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a conversation with one system message in front: templates take no second one there.
+
+    Some clients send theirs as a first message instead of, or besides, `system`.
+    """
+    rest = list(messages)
+    while rest and rest[0]["role"] == "system" and isinstance(rest[0]["content"], str):
+        texts = [*texts, rest.pop(0)["content"]]
+    told = "\n\n".join(text for text in texts if text)
+    return [{"role": "system", "content": told}, *rest] if told else rest
 
 
 BLOCKS = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
@@ -88,8 +134,9 @@ def _read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list[dict[str, Any]]:
     """Return the messages that one message's blocks make: tools' results come first."""
     results, parts, calls, thoughts = [], [], [], []
-    for block in blocks:
+    for number, block in enumerate(blocks):
         kind = text_of(block, "type")
+        _check_block(kind, block, f"messages[{position}].content[{number}]")
         if kind == "text":
             parts.append({"type": "text", "text": text_of(block, "text")})
         elif kind == "image":
@@ -114,6 +161,19 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
     return [*results, message]
 
 
+NEEDED = {
+    "text": ("text",), "image": ("source",), "tool_use": ("id", "name", "input"),
+    "tool_result": ("tool_use_id",), "thinking": ("thinking",),
+}  # fmt: skip
+"""The fields without which a block of this type says nothing."""
+
+
+def _check_block(kind: str, block: Mapping[str, Any], place: str) -> None:
+    for name in NEEDED.get(kind, ()):
+        if block.get(name) is None or (name in ("id", "name", "tool_use_id") and not block[name]):
+            raise missing(f"{place}.{name}", f"{name} of the {kind} block")
+
+
 def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """Return parts as one text where they are texts only: older templates know nothing else."""
     if all(part["type"] == "text" for part in parts):
@@ -132,16 +192,23 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(block: Mapping[str, Any]) -> dict[str, Any]:
-    content = block.get("content")
-    if isinstance(content, list):
-        content = "\n".join(
-            text_of(part, "text") if part.get("type") == "text" else json.dumps(part)
-            for part in objects_of(block, "content")
-        )
-    text = content if isinstance(content, str) else ""
+    """Return a tool's result: one text, or parts where it holds images."""
+    given = block.get("content")
+    parts = [{"type": "text", "text": given if isinstance(given, str) else ""}]
+    if isinstance(given, list):
+        parts = [_result_part(part) for part in objects_of(block, "content")]
+    content = _joined(parts)
     if bool_of(block, "is_error", False):
-        text = f"error: {text}"
-    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": text}
+        failed = {"type": "text", "text": "error:"}
+        content = f"error: {content}" if isinstance(content, str) else [failed, *content]
+    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": content}
+
+
+def _result_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    kind = text_of(part, "type")
+    if kind == "image":
+        return _image(part)
+    return {"type": "text", "text": text_of(part, "text") if kind == "text" else json.dumps(part)}
 
 
 def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
@@ -171,4 +238,5 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
         raise unknown("tool_choice.type", kind, ("auto", "any", "tool", "none"))
     if bool_of(choice, "disable_parallel_tool_use", False):
         body["parallel_tool_calls"] = False
+    check_choice(body)
     return notes

@@ -41,14 +41,17 @@ class MessageVoice:
     _index: int = -1
 
     def begin(self, moment: Moment) -> bytes:
-        """Render `message_start`; the prompt's tokens are only known at the end."""
-        message = self._message([], None, Usage())
+        """Render `message_start`; the prompt's tokens are 0 where the engine tells them later."""
+        message = self._message([], None, moment.usage or Usage())
         return event("message_start", {"message": message})
 
     def delta(self, delta: Delta, moment: Moment) -> bytes:
         """Render one piece."""
         self._collector.note(delta)
         shown = b""
+        going_on = [call for call in delta.tool_calls if self._open == f"tool {call.index}"]
+        for call in going_on:  # before a text beside it, which would end its block
+            shown += self._call(call)
         if delta.reasoning:
             shown += self._enter("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             shown += self._piece({"type": "thinking_delta", "thinking": delta.reasoning})
@@ -56,13 +59,14 @@ class MessageVoice:
             shown += self._enter("text", {"type": "text", "text": ""})
             shown += self._piece({"type": "text_delta", "text": delta.text})
         for call in delta.tool_calls:
-            shown += self._call(call)
+            if call not in going_on:
+                shown += self._call(call)
         return shown
 
     def end(self, moment: Moment) -> bytes:
         """Close the open block and say how the message ended."""
         answer = self._collector.completion()
-        delta = {"stop_reason": _reason(answer), "stop_sequence": None}
+        delta = {"stop_reason": _reason(answer), "stop_sequence": answer.stopped_by or None}
         return (
             (self._leave() if self._index >= 0 else self._empty())
             + event("message_delta", {"delta": delta, "usage": _usage(answer.usage)})
@@ -86,7 +90,8 @@ class MessageVoice:
              "input": _input(call)}
             for call in answer.tool_calls
         ]  # fmt: skip
-        return _ENCODE(self._message(blocks, _reason(answer), answer.usage))
+        message = self._message(blocks, _reason(answer), answer.usage)
+        return _ENCODE({**message, "stop_sequence": answer.stopped_by or None})
 
     def _message(
         self, blocks: list[dict[str, Any]], reason: str | None, usage: Usage
@@ -114,8 +119,12 @@ class MessageVoice:
         return left + event("content_block_start", {"index": self._index, "content_block": block})
 
     def _leave(self) -> bytes:
+        """End the open block; of thoughts, clients wait for the signature before that."""
+        signed = b""
+        if self._open == "thinking":
+            signed = self._piece({"type": "signature_delta", "signature": ""})
         self._open = ""
-        return event("content_block_stop", {"index": self._index})
+        return signed + event("content_block_stop", {"index": self._index})
 
     def _piece(self, delta: dict[str, Any]) -> bytes:
         return event("content_block_delta", {"index": self._index, "delta": delta})
@@ -145,6 +154,8 @@ def _input(call: ToolCall) -> object:
 def _reason(answer: Completion) -> str:
     if answer.tool_calls and answer.finish in ("stop", "tool_calls"):
         return "tool_use"
+    if answer.stopped_by:
+        return "stop_sequence"
     return REASONS.get(answer.finish, answer.finish)
 
 

@@ -78,6 +78,7 @@ class Ollama:
     """The dialect; its errors are `{"error": "text"}`, with a code and whose turn it is besides."""
 
     name: str = "ollama"
+    id_header: str = "x-request-id"
     routes: tuple[Route, ...] = ROUTES
 
     def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:

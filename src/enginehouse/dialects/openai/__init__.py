@@ -70,8 +70,11 @@ ROUTES = (
     _forward("/slots", "slots", "llama-server's slots", engines=LLAMA, method="GET"),
     _forward("/lora-adapters", "lora", "loaded adapters", engines=LLAMA, method="GET"),
     _read("POST", "/v1/responses", "responses", "answer, as output items"),
+    _read("POST", "/responses", "responses", "the same"),
     _read("POST", "/v1/responses/input_tokens", "count", "count the tokens of a prompt"),
+    _read("POST", "/responses/input_tokens", "count", "the same"),
     _read("POST", "/v1/chat/completions/input_tokens", "count", "count the tokens of a prompt"),
+    _read("POST", "/chat/completions/input_tokens", "count", "the same"),
     _read("POST", "/tokenize", "tokenize", "the tokens of a text or a conversation"),
     _read("POST", "/detokenize", "detokenize", "the text of tokens"),
     _read("GET", "/v1/models", "models", "the models that can be asked"),
@@ -85,6 +88,7 @@ class OpenAI:
     """The dialect; its errors are `{"error": {"message", "type", "param", "code"}}`."""
 
     name: str = "openai"
+    id_header: str = "x-request-id"
     routes: tuple[Route, ...] = ROUTES
 
     def read(self, route: Route, received: Received, catalog: tuple[Served, ...]) -> Intent:

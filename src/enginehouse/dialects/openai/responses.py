@@ -9,6 +9,7 @@ from enginehouse.core.body import (
     bool_of,
     image_url,
     invalid,
+    list_of,
     number_of,
     object_of,
     objects_of,
@@ -16,6 +17,7 @@ from enginehouse.core.body import (
     unknown,
 )
 from enginehouse.core.errors import UserError
+from enginehouse.core.tools import check_choice, narrow_tools
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
             "frequency_penalty", "repeat_penalty", "chat_template_kwargs")  # fmt: skip
@@ -50,8 +52,11 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     body: dict[str, Any] = {"messages": messages + _read_input(fields, notes)}
     most = number_of(fields, "max_output_tokens")
     if most is not None:
+        if most < 1:
+            raise invalid("max_output_tokens", "a whole number from 1", most)
         body["max_tokens"] = int(most)
     body |= {name: fields[name] for name in SAMPLING if fields.get(name) is not None}
+    _read_logprobs(fields, body, notes)
     _read_tools(fields, body, notes)
     _read_format(object_of(fields, "text"), body)
     reasoning = object_of(fields, "reasoning")
@@ -67,6 +72,22 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return body, notes
 
 
+LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
+"""What agents ask for by habit; thoughts come in the open here, so nothing is missing."""
+
+
+def _read_logprobs(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str]) -> None:
+    """Read what else the answer shall include: of that, the tokens' probabilities are known."""
+    included = list_of(fields, "include")
+    most = number_of(fields, "top_logprobs")
+    if LOGPROBS in included or most:
+        body["logprobs"] = True
+        body["top_logprobs"] = int(most or 0)
+    others = [name for name in included if name not in (LOGPROBS, ENCRYPTED)]
+    notes += [f"include: {name} is not supported" for name in others]
+
+
 def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
     given = fields.get("input")
     if isinstance(given, str):
@@ -74,6 +95,7 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
     if not isinstance(given, list) or not given:
         raise invalid("input", "a string or an array of items", given)
     messages: list[dict[str, Any]] = []
+    thoughts = ""
     for position, item in enumerate(objects_of(fields, "input")):
         kind = text_of(item, "type", "message")
         if kind == "message":
@@ -85,10 +107,24 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
         elif kind == "function_call_output":
             messages.append(_output(item))
         elif kind == "reasoning":
-            notes.append("reasoning items of earlier turns are left out")
+            thoughts = _thoughts(item)
+            if not thoughts:
+                notes.append("a reasoning item without text is left out")
+            continue
         else:
             raise unknown(f"input[{position}]: an item of type", kind, ITEMS)
+        if thoughts and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("reasoning_content", thoughts)
+        elif thoughts:
+            notes.append("a reasoning item that no answer follows is left out")
+        thoughts = ""
     return messages
+
+
+def _thoughts(item: Mapping[str, Any]) -> str:
+    """Return what an earlier turn thought, which belongs to the answer or call after it."""
+    parts = objects_of(item, "content") or objects_of(item, "summary")
+    return "\n".join(text_of(part, "text") for part in parts)
 
 
 def _content(item: Mapping[str, Any], position: int) -> object:
@@ -146,10 +182,17 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str
         return
     body["tools"] = tools
     choice = fields.get("tool_choice")
-    if isinstance(choice, dict):
-        body["tool_choice"] = {"type": "function", "function": {"name": text_of(choice, "name")}}
-    elif isinstance(choice, str):
+    if choice is not None:
         body["tool_choice"] = choice
+    if isinstance(choice, dict):
+        kind = text_of(choice, "type")
+        if kind not in ("function", "allowed_tools"):
+            raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
+        if kind == "function":
+            named = {"name": text_of(choice, "name")}
+            body["tool_choice"] = {"type": "function", "function": named}
+    check_choice(body)
+    narrow_tools(body)
     if isinstance(fields.get("parallel_tool_calls"), bool):
         body["parallel_tool_calls"] = fields["parallel_tool_calls"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class ResponseVoice:
     _open: str = ""
     _index: int = -1
     _text: list[str] = field(default_factory=list)
+    _logprobs: list[dict[str, Any]] = field(default_factory=list)
     _done: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, moment: Moment) -> bytes:
@@ -56,17 +57,22 @@ class ResponseVoice:
         """Render one piece."""
         self._collector.note(delta)
         shown = b""
+        going_on = [call for call in delta.tool_calls if self._open == f"tool {call.index}"]
+        for call in going_on:  # before a text beside it, which would end its item
+            shown += self._call_piece(call)
         if delta.reasoning:
             shown += self._enter("reasoning", self._reasoning("", "in_progress"))
             shown += self._part("response.reasoning_text.delta", {"delta": delta.reasoning})
             self._text.append(delta.reasoning)
         if delta.text:
             shown += self._enter("text", self._message("", "in_progress"))
-            fields = {"delta": delta.text, "logprobs": []}
+            fields = {"delta": delta.text, "logprobs": list(delta.logprobs)}
             shown += self._part("response.output_text.delta", fields)
             self._text.append(delta.text)
+            self._logprobs += delta.logprobs
         for call in delta.tool_calls:
-            shown += self._call_piece(call)
+            if call not in going_on:
+                shown += self._call_piece(call)
         return shown
 
     def end(self, moment: Moment) -> bytes:
@@ -89,7 +95,7 @@ class ResponseVoice:
         if answer.reasoning:
             output.append(self._reasoning(answer.reasoning, "completed"))
         if answer.text or not answer.tool_calls:
-            output.append(self._message(answer.text, "completed"))
+            output.append(self._message(answer.text, "completed", answer.logprobs))
         output += [self._call(call, call.arguments, "completed") for call in answer.tool_calls]
         kind = "incomplete" if answer.finish == "length" else "completed"
         warnings = {"warnings": [moment.warning]} if moment.warning else {}
@@ -139,7 +145,7 @@ class ResponseVoice:
         left = self._leave() if self._index >= 0 else b""
         self._open = kind
         self._index += 1
-        self._text = []
+        self._text, self._logprobs = [], []
         if kind in ("text", "reasoning"):
             item = {**item, "content": []}
         item["id"] = self._item_id()
@@ -152,10 +158,10 @@ class ResponseVoice:
     def _leave(self) -> bytes:
         text = "".join(self._text)
         if self._open == "text":
-            item = self._message(text, "completed")
-            fields: dict[str, Any] = {"text": text, "logprobs": []}
+            item = self._message(text, "completed", self._logprobs)
+            fields: dict[str, Any] = {"text": text, "logprobs": self._logprobs}
             shown = self._part("response.output_text.done", fields)
-            shown += self._part("response.content_part.done", {"part": _text_part(text)})
+            shown += self._part("response.content_part.done", {"part": item["content"][0]})
         elif self._open == "reasoning":
             item = self._reasoning(text, "completed")
             shown = self._part("response.reasoning_text.done", {"text": text})
@@ -179,10 +185,12 @@ class ResponseVoice:
             shown += self._part("response.function_call_arguments.delta", fields)
         return shown
 
-    def _message(self, text: str, status: str) -> dict[str, Any]:
+    def _message(
+        self, text: str, status: str, logprobs: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         return {
             "id": f"msg_{self.id}_{max(0, self._index)}", "type": "message", "status": status,
-            "role": "assistant", "content": [_text_part(text)],
+            "role": "assistant", "content": [_text_part(text, logprobs)],
         }  # fmt: skip
 
     def _reasoning(self, text: str, status: str) -> dict[str, Any]:
@@ -200,8 +208,8 @@ class ResponseVoice:
         }  # fmt: skip
 
 
-def _text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text_part(text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
