@@ -41,7 +41,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Delta:
-    """One piece of a streamed answer. `finish` is OpenAI's finish reason, given once."""
+    """One piece of a streamed answer. `finish` is OpenAI's finish reason, given once.
+
+    `stop_text` is which of the request's own `stop` ended the answer, where the engine tells.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -50,6 +53,7 @@ class Delta:
     usage: Usage | None = None
     timings: Timings | None = None
     logprobs: tuple[dict[str, Any], ...] = ()
+    stop_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Completion:
     usage: Usage = Usage()
     timings: Timings | None = None
     logprobs: tuple[dict[str, Any], ...] = ()
+    stop_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Collector:
         self._calls: dict[int, list[str]] = {}
         self._logprobs: list[dict[str, Any]] = []
         self.finish = ""
+        self.stop_text = ""
         self.usage: Usage | None = None
         self.timings: Timings | None = None
 
@@ -121,6 +127,7 @@ class Collector:
     def note(self, delta: Delta) -> None:
         """Take only how the answer ends and what it cost."""
         self.finish = delta.finish or self.finish
+        self.stop_text = delta.stop_text or self.stop_text
         self.usage = delta.usage or self.usage
         self.timings = delta.timings or self.timings
 
@@ -133,4 +140,5 @@ class Collector:
         return Completion(
             "".join(self._text), "".join(self._reasoning), self.calls(), self.finish or "stop",
             self.usage or Usage(), self.timings, tuple(self._logprobs),
+            self.stop_text,
         )  # fmt: skip

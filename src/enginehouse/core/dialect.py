@@ -95,6 +95,7 @@ class Ask:
 
     `notes` name what cannot be honoured. `keep_alive_s` is how long the model shall stay loaded
     afterwards (negative: for ever). `context_tokens` is the context that the client counts on.
+    `wants_stop_text`: the voice tells which of the request's own `stop` ended the answer.
     """
 
     model: str
@@ -105,6 +106,7 @@ class Ask:
     notes: tuple[str, ...] = ()
     keep_alive_s: float | None = None
     context_tokens: int | None = None
+    wants_stop_text: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from enginehouse.core.body import object_of, objects_of, text_of
+from enginehouse.core.body import object_of, objects_of, text_of, unknown
 from enginehouse.core.chat import Completion, Delta, ToolCall
 
 CALL, CALLS, RESPONSE = "tool_call", "tool_calls", "response"
@@ -41,7 +41,9 @@ def has_tools(body: Mapping[str, Any]) -> bool:
 
 def _check(body: Mapping[str, Any]) -> None:
     """Refuse tools and messages of a form that cannot be read."""
-    for tool in objects_of(body, "tools"):
+    for position, tool in enumerate(objects_of(body, "tools")):
+        if (kind := text_of(tool, "type", "function")) != "function":
+            raise unknown(f"tools[{position}].type", kind, ("function",))
         function = object_of(tool, "function")
         text_of(function or tool, "name")
     for message in objects_of(body, "messages"):
@@ -50,20 +52,43 @@ def _check(body: Mapping[str, Any]) -> None:
     shape = object_of(body, "response_format")
     if text_of(shape, "type") == "json_schema":
         object_of(object_of(shape, "json_schema"), "schema")
-    if isinstance(choice := body.get("tool_choice"), dict):
-        object_of(choice, "function")
+
+
+def narrow_choice(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request whose `tool_choice` is a word: the tools are only those that it names.
+
+    llama-server (b11549) reads an object there as `auto`, so it would call any tool or none.
+
+    Raises:
+        UserError: `request.invalid`, for a choice that names no tool of the request.
+    """
+    choice = body.get("tool_choice")
+    if not isinstance(choice, dict):
+        return dict(body)
+    kind = text_of(choice, "type", "function")
+    word, named = "required", [choice]
+    if kind == "allowed_tools":
+        allowed = object_of(choice, kind) or choice
+        word, named = text_of(allowed, "mode", "auto"), objects_of(allowed, "tools")
+    elif kind != "function":
+        raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
+    wanted = {text_of(object_of(one, "function") or one, "name") for one in named}
+    tools = objects_of(body, "tools")
+    known = tuple(text_of(object_of(tool, "function") or tool, "name") for tool in tools)
+    if strange := sorted(wanted - set(known)):
+        raise unknown("tool_choice: the tool", strange[0], known or ("no tools are given",))
+    kept = [tool for tool, name in zip(tools, known, strict=True) if name in wanted]
+    return {**body, "tools": kept, "tool_choice": word}
 
 
 def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Return a request that tells its tools in words, and whether its answer is in our own form."""
+    body = narrow_choice(body)
     told = {n: v for n, v in body.items()
             if n not in ("tools", "tool_choice", "parallel_tool_calls")}  # fmt: skip
     messages = [_in_words(message) for message in body["messages"]]
     choice = body.get("tool_choice") or "auto"
     tools = [tool for tool in body.get("tools") or () if _function(tool).get("name")]
-    if isinstance(choice, dict):
-        wanted = (choice.get("function") or choice).get("name")
-        tools = [tool for tool in tools if _function(tool)["name"] == wanted] or tools
     if not tools or choice == "none":
         return {**told, "messages": messages}, False
     is_parallel = body.get("parallel_tool_calls") is True

@@ -23,7 +23,7 @@ from enginehouse.core.dialect import (
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.statuses import outcome_of
-from enginehouse.core.tools import ToolReader, has_tools, tell_tools
+from enginehouse.core.tools import ToolReader, has_tools, narrow_choice, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
 from enginehouse.gateway.journey import Journey
@@ -113,6 +113,8 @@ class _Turn:
         if not offer.has_own_tools and has_tools(ask.body):
             told, is_own_form = tell_tools(ask.body)
             self._reader = ToolReader(self._answer.request_id[:12]) if is_own_form else None
+        elif "tool_choice" in ask.body:
+            told = narrow_choice(ask.body)
         body, dropped = name_for_engine(told, offer.request_names)
         if not self._answer.has_started:
             self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
@@ -120,6 +122,8 @@ class _Turn:
         body["stream"] = ask.is_stream
         if ask.is_stream:
             body["stream_options"] = STREAM_OPTIONS
+        if ask.wants_stop_text and body.get("stop") and offer.tokens_api == "llama-server":
+            body["verbose"] = True  # the only way in which it tells which of them it was
         sent = json.dumps(body, ensure_ascii=False).encode()
         async with proxy.seat(server, ask.upstream_path, sent) as seated:
             upstream = await proxy.post(server, ask.upstream_path, seated, ask.is_stream)

@@ -49,6 +49,7 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: Any = None
+    stop_reason: Any = None
 
 
 class _Details(msgspec.Struct):
@@ -74,12 +75,17 @@ class _Vector(msgspec.Struct):
     index: int = 0
 
 
+class _Verbose(msgspec.Struct):
+    stopping_word: str | None = None
+
+
 class _Answer(msgspec.Struct):
     choices: list[_Choice] = msgspec.field(default_factory=list)
     usage: _Usage | None = None
     timings: _Timings | None = None
     error: Any = None
     data: list[_Vector] = msgspec.field(default_factory=list)
+    verbose: _Verbose | None = msgspec.field(default=None, name="__verbose")
 
 
 class _End(msgspec.Struct):
@@ -124,7 +130,9 @@ def read_delta(data: bytes) -> Delta | None:
         reasoning = message.reasoning_content or message.reasoning or ""
         calls = _calls(message.tool_calls) if message.tool_calls else ()
     logprobs = _logprobs(choice.logprobs) if choice.logprobs else ()
-    return Delta(text, reasoning, calls, choice.finish_reason or "", usage, timings, logprobs)
+    finish = choice.finish_reason or ""
+    stop = _stop_text(answer, choice) if finish else ""
+    return Delta(text, reasoning, calls, finish, usage, timings, logprobs, stop)
 
 
 def read_completion(body: bytes) -> Completion:
@@ -144,7 +152,15 @@ def read_completion(body: bytes) -> Completion:
         usage=_usage(answer.usage) or Usage(),
         timings=_timings(answer.timings),
         logprobs=_logprobs(choice.logprobs) if choice.logprobs else (),
+        stop_text=_stop_text(answer, choice),
     )
+
+
+def _stop_text(answer: _Answer, choice: _Choice) -> str:
+    """Return which `stop` ended an answer: vLLM's `stop_reason`, llama-server's `__verbose`."""
+    if isinstance(choice.stop_reason, str):
+        return choice.stop_reason
+    return (answer.verbose.stopping_word or "") if answer.verbose else ""
 
 
 def read_embeddings(body: bytes) -> Embeddings:

@@ -57,7 +57,9 @@ class Anthropic:
         body, notes = read_request(fields)
         voice = MessageVoice(model, f"msg_{received.request_id}")
         is_stream = bool_of(fields, "stream", False)
-        return Ask(model, CHAT, body, voice, is_stream, tuple(notes))
+        return Ask(
+            model, CHAT, body, voice, is_stream, tuple(notes), wants_stop_text="stop" in body
+        )
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer."""

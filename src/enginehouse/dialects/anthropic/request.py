@@ -25,7 +25,7 @@ from enginehouse.core.body import (
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
     {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "tools",
-     "tool_choice", "thinking", "metadata", *SAMPLING}
+     "tool_choice", "thinking", "metadata", "output_config", "output_format", *SAMPLING}
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if stops := list_of(fields, "stop_sequences"):
         body["stop"] = stops
     notes = _read_tools(fields, body)
+    notes += _read_format(fields, body)
     thinking = object_of(fields, "thinking")
     if thinking:
         is_on = text_of(thinking, "type") in ("enabled", "adaptive")
@@ -63,7 +64,8 @@ def _read_system(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "system", "content": "\n\n".join(texts)}]
 
 
-BLOCKS = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
+BLOCKS = ("text", "image", "document", "search_result", "tool_use", "tool_result", "thinking",
+          "redacted_thinking")  # fmt: skip
 
 
 def _read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -90,16 +92,16 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
     results, parts, calls, thoughts = [], [], [], []
     for block in blocks:
         kind = text_of(block, "type")
-        if kind == "text":
-            parts.append({"type": "text", "text": text_of(block, "text")})
-        elif kind == "image":
-            parts.append(_image(block))
+        if kind in SEEN:
+            parts += _seen(block)
         elif kind == "tool_use":
             arguments = json.dumps(object_of(block, "input"), ensure_ascii=False)
             function = {"name": text_of(block, "name"), "arguments": arguments}
             calls.append({"id": text_of(block, "id"), "type": "function", "function": function})
         elif kind == "tool_result":
-            results.append(_result(block))
+            result, pictures = _result(block)
+            results.append(result)
+            parts += pictures
         elif kind == "thinking":
             thoughts.append(text_of(block, "thinking"))
         elif kind != "redacted_thinking":
@@ -131,17 +133,69 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _result(block: Mapping[str, Any]) -> dict[str, Any]:
+SEEN = ("text", "image", "document", "search_result")
+
+
+def _seen(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts of what the model shall read or look at."""
+    kind = text_of(block, "type")
+    if kind == "image":
+        return [_image(block)]
+    if kind == "text":
+        return [_text(text_of(block, "text"))]
+    title = [_text(text_of(block, "title"))] if block.get("title") else []
+    if kind == "search_result":
+        texts = [_text(text_of(part, "text")) for part in objects_of(block, "content")]
+        return [*title, *texts]
+    source = object_of(block, "source")
+    given = text_of(source, "type")
+    if given == "text":
+        return [*title, _text(text_of(source, "data"))]
+    if given == "content" and isinstance(source.get("content"), str):
+        return [*title, _text(text_of(source, "content"))]
+    if given == "content":
+        return [*title, *(p for inner in objects_of(source, "content") for p in _seen(inner))]
+    raise unknown("a document's source.type", given, ("text", "content"))
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a tool's result, and the pictures in it: only a user's turn has a place for these."""
     content = block.get("content")
+    pictures: list[dict[str, Any]] = []
     if isinstance(content, list):
-        content = "\n".join(
-            text_of(part, "text") if part.get("type") == "text" else json.dumps(part)
-            for part in objects_of(block, "content")
-        )
+        texts = []
+        for part in objects_of(block, "content"):
+            if text_of(part, "type") not in SEEN:
+                texts.append(json.dumps(part, ensure_ascii=False))
+                continue
+            for seen in _seen(part):
+                if seen["type"] == "text":
+                    texts.append(seen["text"])
+                else:
+                    pictures.append(seen)
+        content = "\n".join(texts)
     text = content if isinstance(content, str) else ""
     if bool_of(block, "is_error", False):
         text = f"error: {text}"
-    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": text}
+    id = text_of(block, "tool_use_id")
+    return {"role": "tool", "tool_call_id": id, "content": text}, pictures
+
+
+def _read_format(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
+    """Put the answer's schema into the internal request; return notes on what is left."""
+    config = object_of(fields, "output_config")
+    shape = object_of(config, "format") or object_of(fields, "output_format")
+    if shape:
+        kind = text_of(shape, "type")
+        if kind != "json_schema":
+            raise unknown("output_config.format.type", kind, ("json_schema",))
+        schema = {"name": "answer", "schema": object_of(shape, "schema"), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return [f"output_config.{name} is not supported" for name in config if name != "format"]
 
 
 def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ class MessageVoice:
     def end(self, moment: Moment) -> bytes:
         """Close the open block and say how the message ended."""
         answer = self._collector.completion()
-        delta = {"stop_reason": _reason(answer), "stop_sequence": None}
+        delta = {"stop_reason": _reason(answer), "stop_sequence": _stop(answer)}
         return (
             (self._leave() if self._index >= 0 else self._empty())
             + event("message_delta", {"delta": delta, "usage": _usage(answer.usage)})
@@ -86,7 +86,8 @@ class MessageVoice:
              "input": _input(call)}
             for call in answer.tool_calls
         ]  # fmt: skip
-        return _ENCODE(self._message(blocks, _reason(answer), answer.usage))
+        message = self._message(blocks, _reason(answer), answer.usage)
+        return _ENCODE({**message, "stop_sequence": _stop(answer)})
 
     def _message(
         self, blocks: list[dict[str, Any]], reason: str | None, usage: Usage
@@ -145,7 +146,14 @@ def _input(call: ToolCall) -> object:
 def _reason(answer: Completion) -> str:
     if answer.tool_calls and answer.finish in ("stop", "tool_calls"):
         return "tool_use"
+    if _stop(answer):
+        return "stop_sequence"
     return REASONS.get(answer.finish, answer.finish)
+
+
+def _stop(answer: Completion) -> str | None:
+    """Return which of the request's own texts ended the answer, where the engine tells."""
+    return answer.stop_text if answer.finish == "stop" and answer.stop_text else None
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -147,11 +147,25 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str
     body["tools"] = tools
     choice = fields.get("tool_choice")
     if isinstance(choice, dict):
-        body["tool_choice"] = {"type": "function", "function": {"name": text_of(choice, "name")}}
+        body["tool_choice"] = _choice(choice, notes)
     elif isinstance(choice, str):
         body["tool_choice"] = choice
     if isinstance(fields.get("parallel_tool_calls"), bool):
         body["parallel_tool_calls"] = fields["parallel_tool_calls"]
+
+
+def _choice(choice: Mapping[str, Any], notes: list[str]) -> object:
+    """Return a choice of tools in the form of chat completions."""
+    kind = text_of(choice, "type", "function")
+    if kind == "function":
+        return {"type": "function", "function": {"name": text_of(choice, "name")}}
+    if kind != "allowed_tools":
+        raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
+    functions = [one for one in objects_of(choice, "tools") if text_of(one, "type") == "function"]
+    if len(functions) < len(objects_of(choice, "tools")):
+        notes.append("tool_choice.tools are only functions here")
+    allowed = {"mode": text_of(choice, "mode", "auto"), "tools": functions}
+    return {"type": "allowed_tools", "allowed_tools": allowed}
 
 
 def _read_format(text: Mapping[str, Any], body: dict[str, Any]) -> None:
