@@ -23,6 +23,7 @@ from enginehouse.core.tools import ToolReader, narrow_choice, tell_tools
 from enginehouse.dialects.anthropic.request import read_request as read_anthropic
 from enginehouse.dialects.anthropic.voice import MessageVoice
 from enginehouse.dialects.ollama.template import render_template
+from enginehouse.dialects.openai.responses import read_request as read_response
 from enginehouse.gateway.upstream import read_completion, read_delta, with_role
 
 HELD = st.builds(
@@ -226,6 +227,18 @@ def test_an_anthropic_request_is_read_whole() -> None:
     pdf = {"type": "document", "source": {"type": "base64", "data": ""}}
     with pytest.raises(UserError, match="source"):
         read_anthropic({"messages": [{"role": "user", "content": [pdf]}]})
+
+
+def test_a_response_request_says_what_it_cannot_have() -> None:
+    """Items that are not stored are refused with the way out, and logprobs are a note."""
+    with pytest.raises(UserError) as refused:
+        read_response({"input": [{"type": "item_reference", "id": "fc_1"}]})
+    assert refused.value.report.id == "request.stateful"
+    assert "store: false" in refused.value.report.remedies[0]
+    logprobs = "message.output_text.logprobs"
+    assert read_response({"input": "x", "include": [logprobs]})[1] == [
+        f"include {logprobs} is not supported"
+    ]
 
 
 def test_which_stop_ended_an_answer_is_told() -> None:

@@ -9,6 +9,7 @@ from enginehouse.core.body import (
     bool_of,
     image_url,
     invalid,
+    list_of,
     number_of,
     object_of,
     objects_of,
@@ -60,6 +61,8 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         body.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
     if fields.get("store"):
         notes.append("store is not supported: nothing is kept")
+    if "message.output_text.logprobs" in list_of(fields, "include"):
+        notes.append("include message.output_text.logprobs is not supported")
     if text_of(fields, "truncation") == "auto":
         notes.append("truncation follows the server's own policy")
     known = READ_FIELDS | {"store", "truncation", "background", "include", "keep_alive", "num_ctx"}
@@ -84,6 +87,12 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
             _add_call(messages, item)
         elif kind == "function_call_output":
             messages.append(_output(item))
+        elif kind == "item_reference":
+            raise UserError(
+                "request.stateful", "earlier items are not stored",
+                evidence=(f"input[{position}] is an item_reference",),
+                remedies=("send the items themselves; clients do with store: false",),
+            )  # fmt: skip
         elif kind == "reasoning":
             notes.append("reasoning items of earlier turns are left out")
         else:
