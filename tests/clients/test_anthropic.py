@@ -115,6 +115,23 @@ def test_tools(client: anthropic.Anthropic) -> None:
     assert after.content
 
 
+def test_shape_and_stops(client: anthropic.Anthropic) -> None:
+    """A schema shapes the answer; which stop sequence ended it is told, whole and streamed."""
+    schema = {"type": "object", "properties": {"tree": {"enum": ["oak", "elm"]}},
+              "required": ["tree"]}  # fmt: skip
+    asked: Any = {"model": MODEL, "max_tokens": 60, "messages": HI}
+    config: Any = {"format": {"type": "json_schema", "schema": schema}}
+    block = client.messages.create(**asked, output_config=config).content[0]
+    assert block.type == "text"
+    assert json.loads(block.text)["tree"] in ("oak", "elm")
+    stops = ["a", "e", "i", "o", "u"]
+    answer = client.messages.create(**asked, stop_sequences=stops)
+    assert answer.stop_reason == "stop_sequence"
+    assert answer.stop_sequence in stops
+    with client.messages.stream(**asked, stop_sequences=stops) as stream:
+        assert stream.get_final_message().stop_sequence in stops
+
+
 def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:
     """Counting tokens, listing models, and the client's own exceptions."""
     counted = client.messages.count_tokens(model=MODEL, messages=HI)

@@ -124,7 +124,7 @@ async def test_a_strangers_page_may_not_ask(serving: Serving) -> None:
 
 
 PAGE = "https://home.lan"
-ASKED = "authorization, content-type, x-api-key, anthropic-version, x-stainless-os"
+ASKED = "authorization, content-type, x-api-key, anthropic-version, x-stainless-helper"
 
 
 def preflight(origin: str, method: str = "POST", headers: str = ASKED) -> dict[str, str]:
@@ -176,9 +176,10 @@ async def test_a_browser_is_told_which_pages_may_ask(serving: Serving, tmp_path:
             async with client.post(CHAT, json=ASK, headers=page | {"Origin": origin}) as answer:
                 assert answer.status == (403 if origin else 200)
                 assert "Access-Control-Allow-Origin" not in answer.headers
-        for method, asked in (("PATCH", ASKED), ("POST", "x-evil")):
-            async with client.options(CHAT, headers=preflight(PAGE, method, asked)) as answer:
-                assert answer.status == 400
+        async with client.options(CHAT, headers=preflight(PAGE, "POST", "x-sdk-new")) as answer:
+            assert answer.headers["Access-Control-Allow-Headers"] == "x-sdk-new"
+        async with client.options(CHAT, headers=preflight(PAGE, "PATCH")) as answer:
+            assert answer.status == 400
 
 
 async def test_no_page_may_ask_by_default(serving: Serving) -> None:

@@ -32,21 +32,21 @@ async def sent_for(served: Served, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_images_in_a_tools_result_stay_images(serving: Serving) -> None:
-    """They go as parts, also where tools are told in words, and never as text."""
+    """They follow as the user's, also where tools are told in words, and never as text."""
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True,
               "content": [{"type": "text", "text": "an oak"}, IMAGE]}  # fmt: skip
     url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     async with serving() as served:
-        sent = (await sent_for(served, asking(result, tools=[LOOK])))["messages"][-1]
-    assert sent == {
-        "role": "tool", "tool_call_id": "toolu_1",
-        "content": [{"type": "text", "text": "error:"}, {"type": "text", "text": "an oak"}, url],
-    }  # fmt: skip
+        sent = (await sent_for(served, asking(result, tools=[LOOK])))["messages"][-2:]
+    assert sent == [
+        {"role": "tool", "tool_call_id": "toolu_1", "content": "error: an oak"},
+        {"role": "user", "content": [url]},
+    ]
     async with serving(own_tools=False) as served:
-        sent = (await sent_for(served, asking(result, tools=[LOOK])))["messages"][-1]
-    assert sent["role"] == "user"
-    assert sent["content"][0]["text"].startswith("Result")
-    assert sent["content"][-1] == url
+        sent = (await sent_for(served, asking(result, tools=[LOOK])))["messages"][-2:]
+    assert [message["role"] for message in sent] == ["user", "user"]
+    assert sent[0]["content"].startswith("Result")
+    assert sent[1]["content"] == [url]
 
 
 @pytest.mark.parametrize(

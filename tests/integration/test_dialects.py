@@ -221,6 +221,44 @@ async def test_what_an_ollama_client_says_reaches_the_engine(serving: Serving) -
     assert result["tool_call_id"] == called["tool_calls"][0]["id"]
 
 
+async def test_a_choice_that_names_a_tool_reaches_an_engine_with_tools(serving: Serving) -> None:
+    """In every dialect that has one: the named tool alone, and `required`; strange ones are 400."""
+    tools = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}}
+             for name in ("f", "g")]  # fmt: skip
+    flat = [{"type": "function", **tool["function"]} for tool in tools]  # type: ignore[dict-item]
+    claude = [{"name": name, "input_schema": PARAMETERS} for name in ("f", "g")]
+    said = [{"role": "user", "content": "do"}]
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {
+            "messages": said, "tools": tools,
+            "tool_choice": {"type": "function", "function": {"name": "g"}},
+        },
+        "/v1/responses": {
+            "input": "do", "tools": flat,
+            "tool_choice": {"type": "allowed_tools", "mode": "required",
+                            "tools": [{"type": "function", "name": "g"}]},
+        },
+        "/v1/messages": {
+            "messages": said, "tools": claude, "max_tokens": 4,
+            "tool_choice": {"type": "tool", "name": "g"},
+        },
+    }  # fmt: skip
+    async with serving(facts=FACTS) as served:
+        for path, body in bodies.items():
+            asked = {"model": "fake", **body}
+            async with served.client.post(path, json=asked) as answer:
+                assert answer.status == 200, path
+            sent = await body_sent(served)
+            assert [tool["function"]["name"] for tool in sent["tools"]] == ["g"], path
+            assert sent["tool_choice"] == "required", path
+            strange = (
+                json.dumps(asked).replace('"g"}', '"h"}').replace('{"name": "h",', '{"name": "g",')
+            )
+            async with served.client.post(path, data=strange) as answer:
+                assert answer.status == 400, path
+                assert "'h'" in await answer.text()
+
+
 async def test_ollamas_other_routes(serving: Serving) -> None:
     """Tags, ps, show, version, pull of a known name, copy, delete, load, unknown models."""
     async with serving(facts=FACTS) as served:

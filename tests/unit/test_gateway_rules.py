@@ -13,15 +13,18 @@ from enginehouse.core.admit import Waiting, next_in_line
 from enginehouse.core.binding import check_binding
 from enginehouse.core.body import read_object
 from enginehouse.core.catalog import Served, find_served, tagged_name
-from enginehouse.core.chat import Completion, Delta
+from enginehouse.core.chat import Completion, Delta, Moment
 from enginehouse.core.errors import UserError
 from enginehouse.core.keys import ApiKey, digest_of, key_in, make_key, may, recognise
 from enginehouse.core.placement import Held, Room, place
 from enginehouse.core.rate_limit import charge, full, take
 from enginehouse.core.sse import EventSplitter
-from enginehouse.core.tools import ToolReader, tell_tools
+from enginehouse.core.tools import ToolReader, narrow_choice, tell_tools
+from enginehouse.dialects.anthropic.request import read_request as read_anthropic
+from enginehouse.dialects.anthropic.voice import MessageVoice
 from enginehouse.dialects.ollama.template import render_template
-from enginehouse.gateway.upstream import with_role
+from enginehouse.dialects.openai.responses import read_request as read_response
+from enginehouse.gateway.upstream import read_completion, read_delta, with_role
 
 HELD = st.builds(
     Held, st.text("abc", min_size=1, max_size=3), st.integers(1, 100), st.integers(0, 1),
@@ -173,9 +176,87 @@ def test_tools_are_told_in_words() -> None:
     told, _ = tell_tools({"messages": messages, "tools": tools, "tool_choice": named})
     only = told["response_format"]["json_schema"]["schema"]["properties"]["tool_call"]
     assert only["properties"]["name"] == {"const": "g"}
+    for strange in ({"type": "function", "function": {"name": "h"}}, {"type": "custom"}):
+        with pytest.raises(UserError):
+            tell_tools({"messages": messages, "tools": tools, "tool_choice": strange})
     told, is_own = tell_tools({"messages": messages, "tools": tools, "tool_choice": "none"})
     assert not is_own
     assert "response_format" not in told
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "word"),
+    [
+        ("auto", "fgh", "auto"),
+        ({"type": "function", "function": {"name": "g"}}, "g", "required"),
+        ({"type": "allowed_tools", "allowed_tools": {
+            "mode": "auto", "tools": [{"type": "function", "function": {"name": "h"}},
+                                      {"type": "function", "name": "f"}]}}, "fh", "auto"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_names_tools_leaves_only_them(choice: object, names: str, word: str) -> None:
+    """llama-server reads an object as `auto`: the tools are narrowed and the choice is a word."""
+    tools = [{"type": "function", "function": {"name": n}} for n in "fgh"]
+    body = narrow_choice({"messages": [], "tools": tools, "tool_choice": choice})
+    assert "".join(tool["function"]["name"] for tool in body["tools"]) == names
+    assert body["tool_choice"] == word
+
+
+def test_an_anthropic_request_is_read_whole() -> None:
+    """Documents are read, pictures in a tool's result are shown, and a schema shapes the answer."""
+    picture = {"type": "image", "source": {
+        "type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}  # fmt: skip
+    text = {"type": "text", "text": "18 degrees"}
+    content = [
+        {"type": "tool_result", "tool_use_id": "t", "content": [text, picture]},
+        {"type": "document", "title": "Sky", "source": {"type": "text", "data": "It is blue."}},
+        {"type": "document", "source": {"type": "content", "content": [text]}},
+        {"type": "search_result", "title": "Hit", "source": "s", "content": [text]},
+    ]
+    shape = {"type": "json_schema", "schema": {"type": "object"}}
+    fields = {"messages": [{"role": "user", "content": content}]}
+    body, notes = read_anthropic({**fields, "output_config": {"format": shape, "effort": "low"}})
+    result, said = body["messages"]
+    assert result == {"role": "tool", "tool_call_id": "t", "content": "18 degrees"}
+    assert said["content"][0]["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
+    texts = [part["text"] for part in said["content"][1:]]
+    assert texts == ["Sky", "It is blue.", "18 degrees", "Hit", "18 degrees"]
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert (body.pop("reasoning_effort"), notes) == ("low", [])
+    assert read_anthropic({**fields, "output_format": shape})[0] == body
+    pdf = {"type": "document", "source": {"type": "base64", "data": ""}}
+    with pytest.raises(UserError, match="source"):
+        read_anthropic({"messages": [{"role": "user", "content": [pdf]}]})
+
+
+def test_a_response_request_says_what_it_cannot_have() -> None:
+    """Items that are not stored are refused with the way out."""
+    with pytest.raises(UserError) as refused:
+        read_response({"input": [{"type": "item_reference", "id": "fc_1"}]})
+    assert refused.value.report.id == "request.stateful"
+    assert "store: false" in refused.value.report.remedies[0]
+
+
+def test_which_stop_ended_an_answer_is_told() -> None:
+    """llama-server tells it in `__verbose`, vLLM in `stop_reason`; Anthropic's clients read it."""
+    choice = {"message": {"content": "On"}, "finish_reason": "stop"}
+    for answer in (
+        {"choices": [choice], "__verbose": {"stopping_word": "e"}},
+        {"choices": [{**choice, "stop_reason": "e"}]},
+    ):
+        whole = json.loads(
+            MessageVoice("m", "1").whole(read_completion(json.dumps(answer).encode()), Moment(0))
+        )
+        assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", "e")
+        voice = MessageVoice("m", "1")
+        delta = read_delta(json.dumps(answer).replace("message", "delta").encode())
+        assert delta is not None
+        voice.delta(delta, Moment(0))
+        end = voice.end(Moment(0))
+        assert b'"stop_reason":"stop_sequence","stop_sequence":"e"' in end
+    for reason in (None, 2):
+        plain = json.dumps({"choices": [{**choice, "stop_reason": reason}]}).encode()
+        assert read_completion(plain).stopped_by == ""
 
 
 def test_ollamas_own_templates_are_rendered() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from enginehouse.core.errors import UserError
-from enginehouse.core.tools import check_choice, has_tools, narrow_tools, tell_tools
+from enginehouse.core.tools import check_choice, has_tools, narrow_choice, tell_tools
 from enginehouse.dialects.anthropic.request import read_request as read_messages
 from enginehouse.dialects.openai.responses import read_request as read_responses
 
@@ -77,7 +77,7 @@ def test_a_list_of_allowed_tools_is_made_plain_for_engines() -> None:
     """What is left is what any engine reads: fewer tools and a word."""
     body = asking(allowed("required", "elm"))
     check_choice(body)
-    narrow_tools(body)
+    body = narrow_choice(body)
     assert (body["tools"], body["tool_choice"]) == ([tool("elm")], "required")
 
 

@@ -42,7 +42,9 @@ def has_tools(body: Mapping[str, Any]) -> bool:
 
 def _check(body: Mapping[str, Any]) -> None:
     """Refuse tools and messages of a form that cannot be read."""
-    for tool in objects_of(body, "tools"):
+    for position, tool in enumerate(objects_of(body, "tools")):
+        if (kind := text_of(tool, "type", "function")) != "function":
+            raise unknown(f"tools[{position}].type", kind, ("function",))
         function = object_of(tool, "function")
         text_of(function or tool, "name")
     for message in objects_of(body, "messages"):
@@ -80,7 +82,10 @@ def check_choice(body: Mapping[str, Any]) -> None:
 
 def _allowed(choice: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Return whether a choice in form of an object asks for a call, and of which tools."""
-    if text_of(choice, "type") != "allowed_tools":
+    kind = text_of(choice, "type", "function")
+    if kind not in ("function", "allowed_tools"):
+        raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
+    if kind == "function":
         named = object_of(choice, "function") or choice
         return "required", (text_of(named, "name"),)
     given = object_of(choice, "allowed_tools") or choice
@@ -88,26 +93,35 @@ def _allowed(choice: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     return text_of(given, "mode", "auto"), tuple(text_of(tool, "name") for tool in tools)
 
 
-def narrow_tools(body: dict[str, Any]) -> None:
-    """Leave only the tools that `allowed_tools` lists, since few engines know such lists."""
+def narrow_choice(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request whose `tool_choice` is a word: the tools are only those that it names.
+
+    llama-server (b11549) reads an object there as `auto`, so it would call any tool or none, and
+    few engines know `allowed_tools`.
+
+    Raises:
+        UserError: `request.invalid`, for a choice that names no tool of the request.
+    """
     choice = body.get("tool_choice")
-    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
-        return
+    if not isinstance(choice, dict):
+        return dict(body)
+    tools = objects_of(body, "tools")
     mode, wanted = _allowed(choice)
-    body["tools"] = [tool for tool in body["tools"] if _function(tool)["name"] in wanted]
-    body["tool_choice"] = mode if body["tools"] else "none"
+    if not tools:
+        raise unknown("tool_choice: the tool", ", ".join(wanted), ("no tools are given",))
+    check_choice(body)
+    kept = [tool for tool in tools if _function(tool)["name"] in wanted]
+    return {**body, "tools": kept, "tool_choice": mode if kept else "none"}
 
 
 def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Return a request that tells its tools in words, and whether its answer is in our own form."""
+    body = narrow_choice(body)
     told = {n: v for n, v in body.items()
             if n not in ("tools", "tool_choice", "parallel_tool_calls")}  # fmt: skip
     messages = [_in_words(message) for message in body["messages"]]
     choice = body.get("tool_choice") or "auto"
     tools = list(body.get("tools") or ())
-    if isinstance(choice, dict):
-        choice, wanted = _allowed(choice)
-        tools = [tool for tool in tools if _function(tool)["name"] in wanted]
     if not tools or choice == "none":
         return {**told, "messages": messages}, False
     is_parallel = body.get("parallel_tool_calls") is True

@@ -24,7 +24,7 @@ from enginehouse.core.dialect import (
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.statuses import outcome_of
-from enginehouse.core.tools import ToolReader, has_tools, tell_tools
+from enginehouse.core.tools import ToolReader, has_tools, narrow_choice, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
 from enginehouse.gateway.answer import Answer
 from enginehouse.gateway.journey import Journey
@@ -127,6 +127,8 @@ class _Turn:
         if not offer.has_own_tools and has_tools(ask.body):
             told, is_own_form = tell_tools(ask.body)
             self._reader = ToolReader(self._answer.request_id[:12]) if is_own_form else None
+        elif "tool_choice" in ask.body:
+            told = narrow_choice(ask.body)
         body, dropped = name_for_engine(told, offer.request_names)
         if not self._answer.has_started:
             self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))

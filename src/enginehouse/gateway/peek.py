@@ -16,6 +16,7 @@ class Peek(msgspec.Struct):
     keep_alive: float | str | None = None
     n: int | None = None
     tools: msgspec.Raw = msgspec.Raw(b"")
+    tool_choice: msgspec.Raw = msgspec.Raw(b"")
 
 
 _PEEK = msgspec.json.Decoder(Peek)

@@ -22,6 +22,7 @@ from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError,
 from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.core.lifecycle import State
 from enginehouse.core.statuses import RETRY_AFTER_S, outcome_of, status_of
+from enginehouse.core.tools import narrow_choice
 from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
@@ -251,6 +252,9 @@ class Proxy:
 
         async def attempt(offer: Offer, server: Server) -> None:
             sent = self._named(body, peek, server)
+            if bytes(peek.tool_choice).startswith(b"{") and route.operation == "chat":
+                fields = narrow_choice(read_object(sent))
+                sent = json.dumps(fields, ensure_ascii=False).encode()
             path = route.upstream_path
             if 0 < server.plan.most_choices < (peek.n or 1):
                 fields = read_object(sent)

@@ -109,7 +109,8 @@ def _with_system(texts: list[str], messages: list[dict[str, Any]]) -> list[dict[
     return [{"role": "system", "content": told}, *rest] if told else rest
 
 
-BLOCKS = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
+BLOCKS = ("text", "image", "document", "search_result", "tool_use", "tool_result", "thinking",
+          "redacted_thinking")  # fmt: skip
 
 
 def _read_messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -137,16 +138,16 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
     for number, block in enumerate(blocks):
         kind = text_of(block, "type")
         _check_block(kind, block, f"messages[{position}].content[{number}]")
-        if kind == "text":
-            parts.append({"type": "text", "text": text_of(block, "text")})
-        elif kind == "image":
-            parts.append(_image(block))
+        if kind in SEEN:
+            parts += _seen(block)
         elif kind == "tool_use":
             arguments = json.dumps(object_of(block, "input"), ensure_ascii=False)
             function = {"name": text_of(block, "name"), "arguments": arguments}
             calls.append({"id": text_of(block, "id"), "type": "function", "function": function})
         elif kind == "tool_result":
-            results.append(_result(block))
+            result, pictures = _result(block)
+            results.append(result)
+            parts += pictures
         elif kind == "thinking":
             thoughts.append(text_of(block, "thinking"))
         elif kind != "redacted_thinking":
@@ -191,24 +192,56 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _result(block: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool's result: one text, or parts where it holds images."""
-    given = block.get("content")
-    parts = [{"type": "text", "text": given if isinstance(given, str) else ""}]
-    if isinstance(given, list):
-        parts = [_result_part(part) for part in objects_of(block, "content")]
-    content = _joined(parts)
-    if bool_of(block, "is_error", False):
-        failed = {"type": "text", "text": "error:"}
-        content = f"error: {content}" if isinstance(content, str) else [failed, *content]
-    return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": content}
+SEEN = ("text", "image", "document", "search_result")
 
 
-def _result_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    kind = text_of(part, "type")
+def _seen(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts of what the model shall read or look at."""
+    kind = text_of(block, "type")
     if kind == "image":
-        return _image(part)
-    return {"type": "text", "text": text_of(part, "text") if kind == "text" else json.dumps(part)}
+        return [_image(block)]
+    if kind == "text":
+        return [_text(text_of(block, "text"))]
+    title = [_text(text_of(block, "title"))] if block.get("title") else []
+    if kind == "search_result":
+        texts = [_text(text_of(part, "text")) for part in objects_of(block, "content")]
+        return [*title, *texts]
+    source = object_of(block, "source")
+    given = text_of(source, "type")
+    if given == "text":
+        return [*title, _text(text_of(source, "data"))]
+    if given == "content" and isinstance(source.get("content"), str):
+        return [*title, _text(text_of(source, "content"))]
+    if given == "content":
+        return [*title, *(p for inner in objects_of(source, "content") for p in _seen(inner))]
+    raise unknown("a document's source.type", given, ("text", "content"))
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _result(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a tool's result, and the pictures in it: only a user's turn has a place for these."""
+    content = block.get("content")
+    pictures: list[dict[str, Any]] = []
+    if isinstance(content, list):
+        texts = []
+        for part in objects_of(block, "content"):
+            if text_of(part, "type") not in SEEN:
+                texts.append(json.dumps(part, ensure_ascii=False))
+                continue
+            for seen in _seen(part):
+                if seen["type"] == "text":
+                    texts.append(seen["text"])
+                else:
+                    pictures.append(seen)
+        content = "\n".join(texts)
+    text = content if isinstance(content, str) else ""
+    if bool_of(block, "is_error", False):
+        text = f"error: {text}"
+    id = text_of(block, "tool_use_id")
+    return {"role": "tool", "tool_call_id": id, "content": text}, pictures
 
 
 def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from enginehouse.core.body import (
     unknown,
 )
 from enginehouse.core.errors import UserError
-from enginehouse.core.tools import check_choice, narrow_tools
+from enginehouse.core.tools import check_choice, narrow_choice
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
             "frequency_penalty", "repeat_penalty", "chat_template_kwargs")  # fmt: skip
@@ -106,6 +106,12 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
             _add_call(messages, item)
         elif kind == "function_call_output":
             messages.append(_output(item))
+        elif kind == "item_reference":
+            raise UserError(
+                "request.stateful", "earlier items are not stored",
+                evidence=(f"input[{position}] is an item_reference",),
+                remedies=("send the items themselves; clients do with store: false",),
+            )  # fmt: skip
         elif kind == "reasoning":
             thoughts = _thoughts(item)
             if not thoughts:
@@ -192,7 +198,7 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str
             named = {"name": text_of(choice, "name")}
             body["tool_choice"] = {"type": "function", "function": named}
     check_choice(body)
-    narrow_tools(body)
+    body.update(narrow_choice(body))
     if isinstance(fields.get("parallel_tool_calls"), bool):
         body["parallel_tool_calls"] = fields["parallel_tool_calls"]
 
