@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -68,6 +69,29 @@ def test_tools(client: anthropic.Anthropic) -> None:
     ]  # fmt: skip
     after = client.messages.create(model=MODEL, max_tokens=20, tools=[TOOL], messages=told)
     assert after.content
+
+
+def test_the_form_of_an_answer(client: anthropic.Anthropic) -> None:
+    """A schema is kept to, with a definition that it refers to."""
+    city = {"type": "object", "properties": {"size": {"type": "integer", "maximum": 9}},
+            "required": ["size"]}  # fmt: skip
+    schema = {"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}},
+              "required": ["city"], "$defs": {"City": city}}  # fmt: skip
+    shape = {"type": "json_schema", "schema": schema}
+    for fields in ({"output_config": {"format": shape}}, {"output_format": shape}):
+        answer = client.messages.create(model=MODEL, max_tokens=100, messages=HI, extra_body=fields)
+        said: Any = answer.content[0]
+        assert isinstance(json.loads(said.text)["city"]["size"], int)
+    tool: Any = {**TOOL, "input_schema": schema}
+    called = client.messages.create(
+        model=MODEL, max_tokens=100, messages=HI, tools=[tool], tool_choice={"type": "any"}
+    )
+    block: Any = called.content[0]
+    assert isinstance(block.input["city"]["size"], int)
+    with pytest.raises(anthropic.BadRequestError):
+        client.messages.create(
+            model=MODEL, max_tokens=5, messages=HI, extra_body={"output_format": {"type": "xml"}}
+        )
 
 
 def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,6 +178,36 @@ def test_tools_are_told_in_words() -> None:
     told, is_own = tell_tools({"messages": messages, "tools": tools, "tool_choice": "none"})
     assert not is_own
     assert "response_format" not in told
+
+
+def test_references_within_a_tools_schema_still_point_somewhere() -> None:
+    """`#/…` is read from the root of the whole schema, where a tool's own root is not."""
+    leaf = {"type": "object", "properties": {"leaf": {"$ref": "#/$defs/Leaf"}}}
+    defs = {"Leaf": {"type": "object", "properties": {"next": {"$ref": "#"}}}}
+    schema = {**leaf, "$defs": defs}
+    tools = [{"type": "function", "function": {"name": n, "parameters": p}}
+             for n, p in (("f", {"type": "object"}), ("g", schema))]  # fmt: skip
+    shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = {"messages": [], "tools": tools, "response_format": shape}
+    told, _ = tell_tools(body)
+    whole = told["response_format"]["json_schema"]["schema"]
+    found = list(references(whole))
+    assert len(found) == 6
+    for reference in found:
+        node = whole
+        for step in reference.removeprefix("#/").split("/"):
+            node = node[step]
+        assert node["type"] == "object"
+    assert schema == {**leaf, "$defs": defs}
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every `$ref` of a schema."""
+    for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+        if name == "$ref":
+            yield child
+        elif isinstance(child, dict | list):
+            yield from references(child)
 
 
 def test_ollamas_own_templates_are_rendered() -> None:

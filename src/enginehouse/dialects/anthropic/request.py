@@ -25,7 +25,7 @@ from enginehouse.core.body import (
 SAMPLING = ("temperature", "top_p", "top_k")
 READ_FIELDS = frozenset(
     {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "tools",
-     "tool_choice", "thinking", "metadata", *SAMPLING}
+     "tool_choice", "thinking", "metadata", "output_config", "output_format", *SAMPLING}
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if stops := list_of(fields, "stop_sequences"):
         body["stop"] = stops
     notes = _read_tools(fields, body)
+    _read_output(fields, body)
     thinking = object_of(fields, "thinking")
     if thinking:
         is_on = text_of(thinking, "type") in ("enabled", "adaptive")
@@ -142,6 +143,23 @@ def _result(block: Mapping[str, Any]) -> dict[str, Any]:
     if bool_of(block, "is_error", False):
         text = f"error: {text}"
     return {"role": "tool", "tool_call_id": text_of(block, "tool_use_id"), "content": text}
+
+
+def _read_output(fields: Mapping[str, Any], body: dict[str, Any]) -> None:
+    """Read the form of the answer and the effort; `output_format` is the beta's older name."""
+    config = object_of(fields, "output_config")
+    name = "output_config.format" if config.get("format") else "output_format"
+    shape = object_of(config, "format") or object_of(fields, "output_format")
+    if shape:
+        if (kind := text_of(shape, "type")) != "json_schema":
+            raise unknown(f"{name}.type", kind, ("json_schema",))
+        schema = object_of(shape, "schema")
+        if not schema:
+            raise missing(f"{name}.schema", "a JSON schema")
+        wanted = {"name": "answer", "schema": schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    if effort := text_of(config, "effort"):
+        body["reasoning_effort"] = effort
 
 
 def _read_tools(fields: Mapping[str, Any], body: dict[str, Any]) -> list[str]:
