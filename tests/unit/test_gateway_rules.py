@@ -23,6 +23,7 @@ from enginehouse.core.rate_limit import charge, full, take
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.tools import ToolReader, tell_tools
 from enginehouse.dialects.ollama.template import render_template
+from enginehouse.dialects.openai.responses import read_request
 from enginehouse.gateway.upstream import with_role
 
 HELD = st.builds(
@@ -178,6 +179,46 @@ def test_tools_are_told_in_words() -> None:
     told, is_own = tell_tools({"messages": messages, "tools": tools, "tool_choice": "none"})
     assert not is_own
     assert "response_format" not in told
+
+
+def test_only_allowed_tools_can_be_called() -> None:
+    """`allowed_tools` narrows the tools, and says whether one must be called."""
+    tools = [{"type": "function", "function": {"name": n}} for n in ("f", "g")]
+    of_g: dict[str, Any] = {"type": "function", "function": {"name": "g"}}
+    choice: dict[str, Any] = {"type": "allowed_tools"}
+    choice["allowed_tools"] = {"mode": "required", "tools": [of_g]}
+    told, is_own = tell_tools({"messages": [], "tools": tools, "tool_choice": choice})
+    assert is_own
+    only = told["response_format"]["json_schema"]["schema"]["properties"]["tool_call"]
+    assert only["properties"]["name"] == {"const": "g"}
+    flat: list[dict[str, Any]] = [{"type": "function", "name": n} for n in ("f", "g")]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [flat[1]]}
+    body, notes = read_request({"input": "hi", "tools": flat, "tool_choice": choice})
+    assert (body["tools"], body["tool_choice"], notes) == ([of_g], "required", [])
+    none_of_ours = {**choice, "tools": [{"type": "function", "name": "h"}]}
+    with pytest.raises(UserError):
+        read_request({"input": "hi", "tools": flat, "tool_choice": none_of_ours})
+    hosted = {"type": "web_search"}
+    body, notes = read_request({"input": "hi", "tools": flat, "tool_choice": hosted})
+    assert "tool_choice" not in body
+    assert notes == ["tool_choice web_search is not supported"]
+
+
+def test_a_tools_output_is_taken_whole() -> None:
+    """Texts of a list are one text, an image stays one, and what is neither is refused."""
+    item = {"type": "function_call_output", "call_id": "c"}
+    texts = [{"type": "input_text", "text": t} for t in ("a", "b")]
+    body, _ = read_request({"input": [{**item, "output": texts}]})
+    assert body["messages"] == [{"role": "tool", "tool_call_id": "c", "content": "a\nb"}]
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    body, _ = read_request({"input": [{**item, "output": [image]}]})
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+    refused: list[Any] = [None, 5, [{"type": "input_file", "file_data": "x"}]]
+    for output in refused:
+        with pytest.raises(UserError):
+            read_request({"input": [{**item, "output": output}]})
+    with pytest.raises(UserError):
+        read_request({"input": "hi", "text": {"format": {"type": "json_schema"}}})
 
 
 def test_references_within_a_tools_schema_still_point_somewhere() -> None:

@@ -18,6 +18,7 @@ from enginehouse.core.body import object_of, objects_of, text_of
 from enginehouse.core.chat import Completion, Delta, ToolCall
 
 CALL, CALLS, RESPONSE = "tool_call", "tool_calls", "response"
+ALLOWED = "allowed_tools"
 MOST_CALLS = 8
 HEAD = re.compile(r'\s*\{\s*"(tool_calls?|response)"\s*:\s*')
 ESCAPE = re.compile(
@@ -52,6 +53,8 @@ def _check(body: Mapping[str, Any]) -> None:
         object_of(object_of(shape, "json_schema"), "schema")
     if isinstance(choice := body.get("tool_choice"), dict):
         object_of(choice, "function")
+        for tool in objects_of(object_of(choice, ALLOWED), "tools"):
+            text_of(_function(tool), "name")
 
 
 def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -61,7 +64,12 @@ def tell_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     messages = [_in_words(message) for message in body["messages"]]
     choice = body.get("tool_choice") or "auto"
     tools = [tool for tool in body.get("tools") or () if _function(tool).get("name")]
-    if isinstance(choice, dict):
+    if isinstance(choice, dict) and choice.get("type") == ALLOWED:
+        given = choice.get(ALLOWED) or {}
+        allowed = [_function(tool).get("name") for tool in given.get("tools") or ()]
+        tools = [tool for tool in tools if _function(tool)["name"] in allowed]
+        choice = given.get("mode") or "auto"
+    elif isinstance(choice, dict):
         wanted = (choice.get("function") or choice).get("name")
         tools = [tool for tool in tools if _function(tool)["name"] == wanted] or tools
     if not tools or choice == "none":
