@@ -132,6 +132,29 @@ def test_shape_and_stops(client: anthropic.Anthropic) -> None:
         assert stream.get_final_message().stop_sequence in stops
 
 
+def test_the_form_of_an_answer(client: anthropic.Anthropic) -> None:
+    """A schema is kept to, with a definition that it refers to."""
+    city = {"type": "object", "properties": {"size": {"type": "integer", "maximum": 9}},
+            "required": ["size"]}  # fmt: skip
+    schema = {"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}},
+              "required": ["city"], "$defs": {"City": city}}  # fmt: skip
+    shape = {"type": "json_schema", "schema": schema}
+    for fields in ({"output_config": {"format": shape}}, {"output_format": shape}):
+        answer = client.messages.create(model=MODEL, max_tokens=100, messages=HI, extra_body=fields)
+        said: Any = answer.content[0]
+        assert isinstance(json.loads(said.text)["city"]["size"], int)
+    tool: Any = {**TOOL, "input_schema": schema}
+    called = client.messages.create(
+        model=MODEL, max_tokens=100, messages=HI, tools=[tool], tool_choice={"type": "any"}
+    )
+    block: Any = called.content[0]
+    assert isinstance(block.input["city"]["size"], int)
+    with pytest.raises(anthropic.BadRequestError):
+        client.messages.create(
+            model=MODEL, max_tokens=5, messages=HI, extra_body={"output_format": {"type": "xml"}}
+        )
+
+
 def test_counts_models_and_errors(client: anthropic.Anthropic) -> None:
     """Counting tokens, listing models, and the client's own exceptions."""
     counted = client.messages.count_tokens(model=MODEL, messages=HI)

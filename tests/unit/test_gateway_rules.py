@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ from enginehouse.core.tools import ToolReader, narrow_choice, tell_tools
 from enginehouse.dialects.anthropic.request import read_request as read_anthropic
 from enginehouse.dialects.anthropic.voice import MessageVoice
 from enginehouse.dialects.ollama.template import render_template
-from enginehouse.dialects.openai.responses import read_request as read_response
+from enginehouse.dialects.openai.responses import read_request
 from enginehouse.gateway.upstream import read_completion, read_delta, with_role
 
 HELD = st.builds(
@@ -232,7 +234,7 @@ def test_an_anthropic_request_is_read_whole() -> None:
 def test_a_response_request_says_what_it_cannot_have() -> None:
     """Items that are not stored are refused with the way out."""
     with pytest.raises(UserError) as refused:
-        read_response({"input": [{"type": "item_reference", "id": "fc_1"}]})
+        read_request({"input": [{"type": "item_reference", "id": "fc_1"}]})
     assert refused.value.report.id == "request.stateful"
     assert "store: false" in refused.value.report.remedies[0]
 
@@ -257,6 +259,76 @@ def test_which_stop_ended_an_answer_is_told() -> None:
     for reason in (None, 2):
         plain = json.dumps({"choices": [{**choice, "stop_reason": reason}]}).encode()
         assert read_completion(plain).stopped_by == ""
+
+
+def test_only_allowed_tools_can_be_called() -> None:
+    """`allowed_tools` narrows the tools, and says whether one must be called."""
+    tools = [{"type": "function", "function": {"name": n}} for n in ("f", "g")]
+    of_g: dict[str, Any] = {"type": "function", "function": {"name": "g"}}
+    choice: dict[str, Any] = {"type": "allowed_tools"}
+    choice["allowed_tools"] = {"mode": "required", "tools": [of_g]}
+    told, is_own = tell_tools({"messages": [], "tools": tools, "tool_choice": choice})
+    assert is_own
+    only = told["response_format"]["json_schema"]["schema"]["properties"]["tool_call"]
+    assert only["properties"]["name"] == {"const": "g"}
+    flat: list[dict[str, Any]] = [{"type": "function", "name": n} for n in ("f", "g")]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [flat[1]]}
+    body, notes = read_request({"input": "hi", "tools": flat, "tool_choice": choice})
+    assert (body["tools"], body["tool_choice"], notes) == ([of_g], "required", [])
+    none_of_ours = {**choice, "tools": [{"type": "function", "name": "h"}]}
+    with pytest.raises(UserError):
+        read_request({"input": "hi", "tools": flat, "tool_choice": none_of_ours})
+    hosted = {"type": "web_search"}
+    body, notes = read_request({"input": "hi", "tools": flat, "tool_choice": hosted})
+    assert "tool_choice" not in body
+    assert notes == ["tool_choice web_search is not supported"]
+
+
+def test_a_tools_output_is_taken_whole() -> None:
+    """Texts of a list are one text, an image stays one, and what is neither is refused."""
+    item = {"type": "function_call_output", "call_id": "c"}
+    texts = [{"type": "input_text", "text": t} for t in ("a", "b")]
+    body, _ = read_request({"input": [{**item, "output": texts}]})
+    assert body["messages"] == [{"role": "tool", "tool_call_id": "c", "content": "a\nb"}]
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    body, _ = read_request({"input": [{**item, "output": [image]}]})
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+    refused: list[Any] = [None, 5, [{"type": "input_file", "file_data": "x"}]]
+    for output in refused:
+        with pytest.raises(UserError):
+            read_request({"input": [{**item, "output": output}]})
+    with pytest.raises(UserError):
+        read_request({"input": "hi", "text": {"format": {"type": "json_schema"}}})
+
+
+def test_references_within_a_tools_schema_still_point_somewhere() -> None:
+    """`#/…` is read from the root of the whole schema, where a tool's own root is not."""
+    leaf = {"type": "object", "properties": {"leaf": {"$ref": "#/$defs/Leaf"}}}
+    defs = {"Leaf": {"type": "object", "properties": {"next": {"$ref": "#"}}}}
+    schema = {**leaf, "$defs": defs}
+    tools = [{"type": "function", "function": {"name": n, "parameters": p}}
+             for n, p in (("f", {"type": "object"}), ("g", schema))]  # fmt: skip
+    shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = {"messages": [], "tools": tools, "response_format": shape}
+    told, _ = tell_tools(body)
+    whole = told["response_format"]["json_schema"]["schema"]
+    found = list(references(whole))
+    assert len(found) == 6
+    for reference in found:
+        node = whole
+        for step in reference.removeprefix("#/").split("/"):
+            node = node[step]
+        assert node["type"] == "object"
+    assert schema == {**leaf, "$defs": defs}
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every `$ref` of a schema."""
+    for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+        if name == "$ref":
+            yield child
+        elif isinstance(child, dict | list):
+            yield from references(child)
 
 
 def test_ollamas_own_templates_are_rendered() -> None:

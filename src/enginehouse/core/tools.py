@@ -150,17 +150,20 @@ def _answer_schema(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schema(tools: list[Any], answer: dict[str, Any] | None, is_parallel: bool) -> dict[str, Any]:
+    roots: dict[str, Any] = {}
     calls = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": _function(tool)["name"]},
-                "arguments": _function(tool).get("parameters") or {"type": "object"},
+                "arguments": _rooted(
+                    _function(tool).get("parameters") or {"type": "object"}, f"tool_{place}", roots
+                ),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for place, tool in enumerate(tools)
     ]
     call: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
     if is_parallel:
@@ -171,8 +174,35 @@ def _schema(tools: list[Any], answer: dict[str, Any] | None, is_parallel: bool) 
         name, value = CALL, call
     shapes = [_only(name, value)]
     if answer is not None:
-        shapes.append(_only(RESPONSE, answer))
-    return shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+        shapes.append(_only(RESPONSE, _rooted(answer, RESPONSE, roots)))
+    whole = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+    return {**whole, "$defs": roots} if roots else whole
+
+
+def _rooted(schema: Any, name: str, roots: dict[str, Any]) -> Any:
+    """Return a schema fit to stand within ours: what refers to its own root is kept in `roots`.
+
+    `#/$defs/Tree` is read from the root of the whole, which is ours; `#/$defs/<name>/$defs/Tree`
+    is where the same stands then.
+    """
+    moved = _moved(schema, f"#/$defs/{name}")
+    if moved == schema:
+        return schema
+    roots[name] = moved
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _moved(node: Any, root: str) -> Any:
+    """Return a schema whose references to its root, `#` or `#/…`, point to another place."""
+    if isinstance(node, list):
+        return [_moved(child, root) for child in node]
+    if not isinstance(node, dict):
+        return node
+    shown = {name: _moved(child, root) for name, child in node.items()}
+    to = shown.get("$ref")
+    if isinstance(to, str) and (to == "#" or to.startswith("#/")):
+        shown["$ref"] = root + to[1:]
+    return shown
 
 
 def _only(name: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -273,7 +273,10 @@ async def carry_count(
     """Count a prompt's tokens."""
 
     async def attempt(offer: Offer, server: Server) -> None:
-        tokens = await count_tokens(server, offer.tokens_api, count.body)
+        body = count.body
+        if not offer.has_own_tools and body.get("messages") and has_tools(body):
+            body = tell_tools(body)[0]
+        tokens = await count_tokens(server, offer.tokens_api, body)
         await answer.render(count.render(tokens))
 
     return await proxy.with_server(count.model, None, None, attempt, answer, journey)

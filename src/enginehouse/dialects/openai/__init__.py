@@ -146,10 +146,12 @@ def _read_chat(fields: dict[str, Any], model: str, received: Received) -> Ask:
     id = f"chatcmpl-{received.request_id}"
     voice = CompletionVoice(model, id, int(received.at), bool_of(options, "include_usage", False))
     several = number_of(fields, "n") or 1
-    notes = ("n is not supported with tools for this model",) if several > 1 else ()
+    notes = ["n is not supported with tools for this model"] if several > 1 else []
+    kinds = {text_of(tool, "type", "function") for tool in objects_of(body, "tools")}
+    notes += [f"tools of the type {kind} are not offered" for kind in sorted(kinds - {"function"})]
     context = number_of(fields, "num_ctx")
     return Ask(
-        model, CHAT, body, voice, bool_of(fields, "stream", False), notes,
+        model, CHAT, body, voice, bool_of(fields, "stream", False), tuple(notes),
         read_keep_alive(fields), int(context) if context else None,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from enginehouse.core.body import (
     image_url,
     invalid,
     list_of,
+    missing,
     number_of,
     object_of,
     objects_of,
@@ -105,7 +106,7 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
         elif kind == "function_call":
             _add_call(messages, item)
         elif kind == "function_call_output":
-            messages.append(_output(item))
+            messages.append(_output(item, position))
         elif kind == "item_reference":
             raise UserError(
                 "request.stateful", "earlier items are not stored",
@@ -137,8 +138,13 @@ def _content(item: Mapping[str, Any], position: int) -> object:
     content = item.get("content")
     if isinstance(content, str):
         return content
+    return _parts(objects_of(item, "content"), f"input[{position}]")
+
+
+def _parts(given: list[dict[str, Any]], place: str) -> object:
+    """Return parts as one text where they are texts only: older templates know nothing else."""
     parts: list[dict[str, Any]] = []
-    for part in objects_of(item, "content"):
+    for part in given:
         kind = text_of(part, "type")
         if kind in ("input_text", "output_text", "text"):
             parts.append({"type": "text", "text": text_of(part, "text")})
@@ -150,7 +156,7 @@ def _content(item: Mapping[str, Any], position: int) -> object:
                 raise image_url("a data URL")
             parts.append({"type": "image_url", "image_url": {"url": url}})
         else:
-            raise unknown(f"input[{position}]: a part of type", kind, PARTS)
+            raise unknown(f"{place}: a part of type", kind, PARTS)
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
@@ -166,11 +172,13 @@ def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
 
 
-def _output(item: Mapping[str, Any]) -> dict[str, Any]:
+def _output(item: Mapping[str, Any], position: int) -> dict[str, Any]:
     output = item.get("output")
+    content: object = output
     if isinstance(output, list):
-        output = "\n".join(text_of(part, "text") for part in objects_of(item, "output"))
-    content = output if isinstance(output, str) else ""
+        content = _parts(objects_of(item, "output"), f"input[{position}].output")
+    elif not isinstance(output, str):
+        raise invalid(f"input[{position}].output", "a string or an array", output)
     return {"role": "tool", "tool_call_id": text_of(item, "call_id"), "content": content}
 
 
@@ -188,15 +196,16 @@ def _read_tools(fields: Mapping[str, Any], body: dict[str, Any], notes: list[str
         return
     body["tools"] = tools
     choice = fields.get("tool_choice")
-    if choice is not None:
-        body["tool_choice"] = choice
     if isinstance(choice, dict):
         kind = text_of(choice, "type")
-        if kind not in ("function", "allowed_tools"):
-            raise unknown("tool_choice.type", kind, ("function", "allowed_tools"))
         if kind == "function":
             named = {"name": text_of(choice, "name")}
-            body["tool_choice"] = {"type": "function", "function": named}
+            choice = {"type": "function", "function": named}
+        elif kind != "allowed_tools":
+            notes.append(f"tool_choice {kind} is not supported")
+            choice = None
+    if choice is not None:
+        body["tool_choice"] = choice
     check_choice(body)
     body.update(narrow_choice(body))
     if isinstance(fields.get("parallel_tool_calls"), bool):
@@ -209,6 +218,8 @@ def _read_format(text: Mapping[str, Any], body: dict[str, Any]) -> None:
     if kind == "json_schema":
         names = ("name", "schema", "strict", "description")
         schema = {name: shape[name] for name in names if shape.get(name) is not None}
+        if not object_of(shape, "schema"):
+            raise missing("text.format.schema", "a JSON schema")
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif kind == "json_object":
         body["response_format"] = {"type": "json_object"}
