@@ -8,7 +8,7 @@ what comes of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -90,6 +90,19 @@ class Voice(Protocol):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A conversation that the client carries as tokens: `before` are those it sent.
+
+    `remember` takes the tokens so far once the answer is known; `for_completions` turns a chat
+    request's body into one for a finished prompt.
+    """
+
+    before: tuple[int, ...]
+    remember: Callable[[list[int]], None]
+    for_completions: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Ask:
     """A request to a model: the engine's path and the internal request (`core/chat.py`).
 
@@ -105,6 +118,7 @@ class Ask:
     notes: tuple[str, ...] = ()
     keep_alive_s: float | None = None
     context_tokens: int | None = None
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -185,10 +199,12 @@ class PullVoice(Protocol):
 
 @dataclass(frozen=True)
 class Copy:
-    """Give a model another name besides."""
+    """Give a model another name besides; told line by line where a voice is given."""
 
     source: str
     destination: str
+    voice: PullVoice | None = None
+    is_stream: bool = True
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,22 @@ async def _prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list
     raise _no_tokenizer(server)
 
 
+async def prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list[int]:
+    """Return the tokens of a request's prompt: finished, as tokens already, or a conversation."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list):
+        return prompt
+    if isinstance(prompt, str):
+        return await text_tokens(server, api, prompt, is_start=True)
+    return await _prompt_tokens(server, api, body)
+
+
+async def text_tokens(server: Server, api: str, text: str, is_start: bool = False) -> list[int]:
+    """Return the tokens of a text; those that only begin a prompt where `is_start`."""
+    told = await tokenize(server, api, {"content": text, "add_special": is_start})
+    return list(told["tokens"])
+
+
 def _no_tokenizer(server: Server) -> EngineError:
     return EngineError(
         "engine.no_tokenizer", f"{server.plan.engine} does not tell the tokens of a prompt",
