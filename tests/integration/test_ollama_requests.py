@@ -11,6 +11,7 @@ from enginehouse.core.chat import Completion, Delta, Moment
 from enginehouse.core.errors import UserError
 from enginehouse.dialects.ollama.template import render_template
 from enginehouse.dialects.ollama.voice import ChatVoice
+from enginehouse.gateway.tokens import batch_told
 from tests.integration.conftest import Served, Serving
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -121,6 +122,27 @@ async def test_nothing_to_embed_only_loads(serving: Serving) -> None:
             assert await call(served, "embed", {"model": "fake", **given}) == (200, expected)
         nothing = {"model": "fake", "prompt": ""}
         assert await call(served, "embeddings", nothing) == (200, [{"embedding": []}])
+
+
+async def test_a_text_to_embed_is_cut_and_told(serving: Serving) -> None:
+    """By default a text that is too long is cut, as Ollama does; with `truncate` off refused."""
+    body = {"model": "fake", "input": ["one two three four five six seven", "one"]}
+    async with serving("--embed", "--context", "4", embeds=True, context=4) as served:
+        async with served.client.post("/api/embed", json=body) as answer:
+            assert answer.status == 200
+            told = answer.headers["x-enginehouse-truncated"]
+            vectors = (await answer.json())["embeddings"]
+        assert told == "1 of 2 inputs were cut to 4 tokens"
+        assert [vector[0] > 0 for vector in vectors] == [True, True]
+        status, [refused] = await call(served, "embed", {**body, "truncate": False})
+        assert (status, refused["code"]) == (400, "context_length_exceeded")
+
+
+def test_the_batch_is_read_from_the_refusal() -> None:
+    """llama-server names the batch that a text to embed has to fit."""
+    said = "input (901 tokens) is too large to process. increase the physical batch size (current"
+    assert batch_told(f"{said} batch size: 512)") == 512
+    assert batch_told("something else: 512") == 0
 
 
 def test_logprobs_have_the_alternatives_that_were_asked_for() -> None:

@@ -108,6 +108,7 @@ class Ask:
 
     `notes` name what cannot be honoured. `keep_alive_s` is how long the model shall stay loaded
     afterwards (negative: for ever). `context_tokens` is the context that the client counts on.
+    With `may_cut` a text to embed that is too long is cut, which is told.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Ask:
     keep_alive_s: float | None = None
     context_tokens: int | None = None
     memory: Memory | None = None
+    may_cut: bool = False
 
 
 @dataclass(frozen=True)

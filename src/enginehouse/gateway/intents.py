@@ -31,7 +31,9 @@ from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.tokens import (
+    batch_told,
     count_tokens,
+    cut_texts,
     detokenize,
     prompt_tokens,
     text_tokens,
@@ -177,7 +179,24 @@ class _Turn:
                     return again
                 async with again:
                     report = error_of_body(await again.read(), again.status)
+        if self._ask.may_cut and offer.tokens_api:
+            most = batch_told(report.what) or (server.plan.context_tokens if is_too_long else 0)
+            if most:
+                return await self._cut(offer, server, body, most)
         raise UpstreamError(report, status)
+
+    async def _cut(self, offer: Offer, server: Server, body: dict[str, Any], most: int) -> Upstream:
+        """Ask once more for the vectors of texts, with what is too long of them cut, and say so."""
+        texts, told = await cut_texts(server, offer.tokens_api, body["input"], most)
+        self._answer.note(b"x-enginehouse-truncated", (told,))
+        self._journey.is_truncated = True
+        sent = json.dumps({**body, "input": texts}).encode()
+        again = await self._proxy.post(server, EMBEDDINGS, sent)
+        if again.status == 200:
+            return again
+        async with again:
+            said = await again.read()
+        raise UpstreamError(error_of_body(said, again.status), status_to_client(again.status, said))
 
     async def _whole(self, offer: Offer, server: Server, upstream: Upstream) -> None:
         data = await upstream.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -124,6 +125,38 @@ async def shorten(
         f"{before} tokens do not fit, {tokens} were sent"
     )
     return {**body, "messages": messages}, said
+
+
+BATCH = re.compile(r"too large to process.*current batch size: (\d+)", re.DOTALL)
+"""llama-server's refusal of a text that must be embedded in one batch, with that batch's size."""
+
+
+def batch_told(refusal_text: str) -> int:
+    """Return the batch that a text did not fit, by the engine's refusal; 0 where it is another."""
+    match = BATCH.search(refusal_text)
+    return int(match[1]) if match else 0
+
+
+async def cut_texts(
+    server: Server, api: str, texts: list[str], most: int
+) -> tuple[list[list[int]], str]:
+    """Return texts to embed as tokens, each with at most so many, and what was done.
+
+    The special tokens at both ends stay: a model reads its vector there.
+    """
+    shown = []
+    cut = 0
+    for text in texts:
+        plain = await text_tokens(server, api, text)
+        whole = await text_tokens(server, api, text, is_start=True)
+        added = len(whole) - len(plain)
+        head = 1 if added and whole[:1] != plain[:1] else 0
+        tail = whole[len(whole) - (added - head) :]
+        if len(whole) > most:
+            cut += 1
+            whole = [*whole[: max(0, most - len(tail))], *tail]
+        shown.append(whole)
+    return shown, f"{cut} of {len(texts)} inputs were cut to {most} tokens"
 
 
 async def _ask(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:

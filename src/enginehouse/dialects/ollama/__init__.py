@@ -233,10 +233,10 @@ def _read_embed(fields: Mapping[str, Any], model: str, is_legacy: bool) -> Inten
     if not texts:
         return Load(model, keep_alive_s, voice)
     _, notes, context = read_options(fields)
-    if bool_of(fields, "truncate", False):
-        notes.append("truncate is not supported: an input that is too long is refused")
+    may_cut = not is_legacy and bool_of(fields, "truncate", True)
     return Ask(
         model, EMBEDDINGS, {"input": texts}, voice, False, tuple(notes), keep_alive_s, context,
+        may_cut=may_cut,
     )  # fmt: skip
 
 
