@@ -11,7 +11,7 @@ from enginehouse.core.chat import Completion, Delta, Moment
 from enginehouse.core.errors import UserError
 from enginehouse.dialects.ollama.template import render_template
 from enginehouse.dialects.ollama.voice import ChatVoice
-from enginehouse.gateway.tokens import batch_told
+from enginehouse.gateway.upstream import batch_told, error_of_body, status_to_client
 from tests.integration.conftest import Served, Serving
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -141,7 +141,11 @@ async def test_a_text_to_embed_is_cut_and_told(serving: Serving) -> None:
 def test_the_batch_is_read_from_the_refusal() -> None:
     """llama-server names the batch that a text to embed has to fit."""
     said = "input (901 tokens) is too large to process. increase the physical batch size (current"
-    assert batch_told(f"{said} batch size: 512)") == 512
+    told = f"{said} batch size: 512)"
+    assert batch_told(told) == 512
+    body = json.dumps({"error": {"code": 500, "message": told, "type": "server_error"}}).encode()
+    assert status_to_client(500, body) == 400
+    assert error_of_body(body, 400).id == "context_length_exceeded"
     assert batch_told("something else: 512") == 0
 
 

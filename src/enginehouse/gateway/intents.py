@@ -31,7 +31,6 @@ from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer
 from enginehouse.gateway.server import Server
 from enginehouse.gateway.tokens import (
-    batch_told,
     count_tokens,
     cut_texts,
     detokenize,
@@ -42,6 +41,7 @@ from enginehouse.gateway.tokens import (
 from enginehouse.gateway.upstream import (
     Upstream,
     UpstreamError,
+    batch_told,
     broke_off,
     error_of_body,
     read_completion,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import msgspec
@@ -125,16 +124,6 @@ async def shorten(
         f"{before} tokens do not fit, {tokens} were sent"
     )
     return {**body, "messages": messages}, said
-
-
-BATCH = re.compile(r"too large to process.*current batch size: (\d+)", re.DOTALL)
-"""llama-server's refusal of a text that must be embedded in one batch, with that batch's size."""
-
-
-def batch_told(refusal_text: str) -> int:
-    """Return the batch that a text did not fit, by the engine's refusal; 0 where it is another."""
-    match = BATCH.search(refusal_text)
-    return int(match[1]) if match else 0
 
 
 async def cut_texts(
