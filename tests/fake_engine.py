@@ -206,6 +206,9 @@ class Engine:
     async def embeddings(self, request: web.Request) -> web.Response:
         texts = (await request.json())["input"]
         texts = [texts] if isinstance(texts, str) else texts
+        sizes = [len(t.split() if isinstance(t, str) else t) for t in texts]
+        if self.script.context and max(sizes) > self.script.context:
+            return web.json_response({"error": TOO_LONG}, status=400)
         data = [{"index": i, "embedding": [len(t), 1.0, 0.5]} for i, t in enumerate(texts)]
         return web.json_response({"data": data, "usage": {"prompt_tokens": 3}})
 

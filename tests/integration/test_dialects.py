@@ -293,7 +293,7 @@ async def test_ollamas_other_routes(serving: Serving) -> None:
         assert "not found" in error["error"]
         _, [loaded] = await call("POST", "/api/generate", {"model": "fake", "prompt": ""})
         assert loaded["done_reason"] == "load"
-        for path in ("/api/create", "/api/push", "/api/blobs/sha256:0"):
+        for path in ("/api/push", f"/api/blobs/sha256:{'0' * 64}"):
             assert (await call("POST", path, {"model": "x"}))[0] == 501
         raw = {"model": "fake", "prompt": "sky", "raw": True, "stream": False}
         assert (await call("POST", "/api/generate", raw))[1][0]["response"].startswith("the clock")

@@ -8,7 +8,7 @@ what comes of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -90,6 +90,19 @@ class Voice(Protocol):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A conversation that the client carries as tokens: `before` are those it sent.
+
+    `remember` takes the tokens so far once the answer is known; `for_completions` turns a chat
+    request's body into one for a finished prompt.
+    """
+
+    before: tuple[int, ...]
+    remember: Callable[[list[int]], None]
+    for_completions: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Ask:
     """A request to a model: the engine's path and the internal request (`core/chat.py`).
 
@@ -97,6 +110,7 @@ class Ask:
     afterwards (negative: for ever). `context_tokens` is the context that the client counts on.
     `begins_with_usage` wants the prompt's tokens known when the stream begins, `names_stop` the
     stop sequence that ended the answer.
+    With `may_cut` a text to embed that is too long is cut, which is told.
     """
 
     model: str
@@ -109,6 +123,8 @@ class Ask:
     context_tokens: int | None = None
     begins_with_usage: bool = False
     names_stop: bool = False
+    memory: Memory | None = None
+    may_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,10 +205,12 @@ class PullVoice(Protocol):
 
 @dataclass(frozen=True)
 class Copy:
-    """Give a model another name besides."""
+    """Give a model another name besides; told line by line where a voice is given."""
 
     source: str
     destination: str
+    voice: PullVoice | None = None
+    is_stream: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,18 @@ from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.pipe import Pipe
 from enginehouse.gateway.router import Offer
 from enginehouse.gateway.server import Server
-from enginehouse.gateway.tokens import count_tokens, detokenize, tokenize
+from enginehouse.gateway.tokens import (
+    count_tokens,
+    cut_texts,
+    detokenize,
+    prompt_tokens,
+    text_tokens,
+    tokenize,
+)
 from enginehouse.gateway.upstream import (
     Upstream,
     UpstreamError,
+    batch_told,
     broke_off,
     error_of_body,
     read_completion,
@@ -46,7 +54,7 @@ from enginehouse.gateway.upstream import (
 if TYPE_CHECKING:
     from enginehouse.gateway.proxy import Proxy
 
-EMBEDDINGS = "/v1/embeddings"
+COMPLETIONS, EMBEDDINGS = "/v1/completions", "/v1/embeddings"
 STREAM_OPTIONS = {"include_usage": True}
 EARLY_USAGE: dict[str, dict[str, Any]] = {
     "llama-server": {"return_progress": True},
@@ -95,6 +103,7 @@ class _Turn:
         self._journey = journey
         self._has_begun = False
         self._reader: ToolReader | None = None
+        self._prompt: list[int] = []
 
     def _moment(self) -> Moment:
         journey = self._journey
@@ -123,7 +132,12 @@ class _Turn:
         ask, proxy = self._ask, self._proxy
         if ask.upstream_path == EMBEDDINGS and not server.plan.can_embed:
             raise no_embeddings(offer.served.name)
-        told, self._reader = ask.body, None
+        told, path, self._reader = ask.body, ask.upstream_path, None
+        self._prompt = []
+        if ask.memory is not None and ask.memory.before and offer.tokens_api:
+            prompt = await prompt_tokens(server, offer.tokens_api, ask.body)
+            self._prompt = [*ask.memory.before, *prompt]
+            told, path = {**ask.memory.for_completions(told), "prompt": self._prompt}, COMPLETIONS
         if not offer.has_own_tools and has_tools(ask.body):
             told, is_own_form = tell_tools(ask.body)
             self._reader = ToolReader(self._answer.request_id[:12]) if is_own_form else None
@@ -131,7 +145,10 @@ class _Turn:
             told = narrow_choice(ask.body)
         body, dropped = name_for_engine(told, offer.request_names)
         if not self._answer.has_started:
-            self._answer.note(b"x-enginehouse-notes", (*ask.notes, *dropped))
+            notes = (*ask.notes, *dropped)
+            if ask.memory is not None and ask.memory.before and not offer.tokens_api:
+                notes += ("context is not supported by this engine",)
+            self._answer.note(b"x-enginehouse-notes", notes)
         body["model"] = server.plan.model_name
         body["stream"] = ask.is_stream
         if ask.names_stop:
@@ -141,16 +158,24 @@ class _Turn:
             if ask.begins_with_usage:
                 body |= EARLY_USAGE.get(offer.tokens_api, {})
         sent = json.dumps(body, ensure_ascii=False).encode()
-        async with proxy.seat(server, ask.upstream_path, sent) as seated:
-            upstream = await proxy.post(server, ask.upstream_path, seated, ask.is_stream)
+        async with proxy.seat(server, path, sent) as seated:
+            upstream = await proxy.post(server, path, seated, ask.is_stream)
             if upstream.status != 200:
                 upstream = await self._refused(offer, server, body, upstream)
             async with upstream:
                 if isinstance(upstream, EngineStream):
-                    await self._stream(server, upstream)
+                    await self._stream(offer, server, upstream)
                 else:
-                    await self._whole(upstream)
-        server.supervisor.note_served(ask.upstream_path, sent)
+                    await self._whole(offer, server, upstream)
+        server.supervisor.note_served(path, sent)
+
+    async def _remember(self, offer: Offer, server: Server, answer: str) -> None:
+        """Give the conversation's tokens to who carries them; none where no engine tells them."""
+        memory, api = self._ask.memory, offer.tokens_api
+        if memory is None or not api:
+            return
+        prompt = self._prompt or await prompt_tokens(server, api, self._ask.body)
+        memory.remember([*prompt, *await text_tokens(server, api, answer)])
 
     async def _refused(
         self, offer: Offer, server: Server, body: dict[str, Any], upstream: Upstream
@@ -190,9 +215,26 @@ class _Turn:
                     return again
                 async with again:
                     report = error_of_body(await again.read(), again.status)
+        if self._ask.may_cut and offer.tokens_api:
+            most = batch_told(report.what) or (server.plan.context_tokens if is_too_long else 0)
+            if most:
+                return await self._cut(offer, server, body, most)
         raise UpstreamError(report, status)
 
-    async def _whole(self, upstream: Upstream) -> None:
+    async def _cut(self, offer: Offer, server: Server, body: dict[str, Any], most: int) -> Upstream:
+        """Ask once more for the vectors of texts, with what is too long of them cut, and say so."""
+        texts, told = await cut_texts(server, offer.tokens_api, body["input"], most)
+        self._answer.note(b"x-enginehouse-truncated", (told,))
+        self._journey.is_truncated = True
+        sent = json.dumps({**body, "input": texts}).encode()
+        again = await self._proxy.post(server, EMBEDDINGS, sent)
+        if again.status == 200:
+            return again
+        async with again:
+            said = await again.read()
+        raise UpstreamError(error_of_body(said, again.status), status_to_client(again.status, said))
+
+    async def _whole(self, offer: Offer, server: Server, upstream: Upstream) -> None:
         data = await upstream.read()
         journey = self._journey
         if self._ask.upstream_path == EMBEDDINGS:
@@ -201,13 +243,14 @@ class _Turn:
         else:
             completion = read_completion(data)
             journey.usage = completion.usage
+            await self._remember(offer, server, completion.text)
             if self._reader is not None:
                 completion = self._reader.whole(completion)
             body = self._ask.voice.whole(completion, self._moment())
         journey.first_byte_s = journey.total_s
         await self._answer.whole(200, body)
 
-    async def _stream(self, server: Server, upstream: EngineStream) -> None:
+    async def _stream(self, offer: Offer, server: Server, upstream: EngineStream) -> None:
         journey, voice = self._journey, self._ask.voice
         await upstream.some(PROGRESS)
         journey.first_byte_s = journey.total_s
@@ -216,6 +259,8 @@ class _Turn:
         progress = server.supervisor.progress
         await self._open()
         has_finished = False
+        is_remembered = self._ask.memory is not None
+        texts: list[str] = []
 
         def take(chunk: bytes) -> None:
             nonlocal has_finished
@@ -230,6 +275,8 @@ class _Turn:
                     continue
                 has_finished |= bool(delta.finish)
                 journey.usage = delta.usage or journey.usage
+                if is_remembered:
+                    texts.append(delta.text)
                 if self._reader is not None:
                     delta = self._reader.take(delta)
                 shown += self._begin() + voice.delta(delta, moment)
@@ -239,6 +286,7 @@ class _Turn:
         await pipe.carry(take)
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
+        await self._remember(offer, server, "".join(texts))
         await pipe.finish(self._begin() + voice.end(self._moment()))
 
 
@@ -386,7 +434,13 @@ async def carry_copy(
     _note_model(proxy, proxy.router.require(copy.source), copy.source, journey)
     proxy.router.alias(copy.source, copy.destination)
     proxy.library.keep_aliases(dict(proxy.router.aliases))
-    await answer.whole(200, b"")
+    if copy.voice is None:
+        await answer.whole(200, b"")
+    elif copy.is_stream:
+        await answer.begin(200, copy.voice.stream_type.encode())
+        await answer.finish(copy.voice.progress("writing manifest", "", 0, 0) + copy.voice.done())
+    else:
+        await answer.whole(200, copy.voice.done())
     return "served"
 
 

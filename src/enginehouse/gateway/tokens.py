@@ -44,6 +44,22 @@ async def _prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list
     raise _no_tokenizer(server)
 
 
+async def prompt_tokens(server: Server, api: str, body: dict[str, Any]) -> list[int]:
+    """Return the tokens of a request's prompt: finished, as tokens already, or a conversation."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list):
+        return prompt
+    if isinstance(prompt, str):
+        return await text_tokens(server, api, prompt, is_start=True)
+    return await _prompt_tokens(server, api, body)
+
+
+async def text_tokens(server: Server, api: str, text: str, is_start: bool = False) -> list[int]:
+    """Return the tokens of a text; those that only begin a prompt where `is_start`."""
+    told = await tokenize(server, api, {"content": text, "add_special": is_start})
+    return list(told["tokens"])
+
+
 def _no_tokenizer(server: Server) -> EngineError:
     return EngineError(
         "engine.no_tokenizer", f"{server.plan.engine} does not tell the tokens of a prompt",
@@ -115,6 +131,28 @@ async def shorten(
         f"{before} tokens do not fit, {tokens} were sent"
     )
     return {**body, "messages": messages}, said
+
+
+async def cut_texts(
+    server: Server, api: str, texts: list[str], most: int
+) -> tuple[list[list[int]], str]:
+    """Return texts to embed as tokens, each with at most so many, and what was done.
+
+    The special tokens at both ends stay: a model reads its vector there.
+    """
+    shown = []
+    cut = 0
+    for text in texts:
+        plain = await text_tokens(server, api, text)
+        whole = await text_tokens(server, api, text, is_start=True)
+        added = len(whole) - len(plain)
+        head = 1 if added and whole[:1] != plain[:1] else 0
+        tail = whole[len(whole) - (added - head) :]
+        if len(whole) > most:
+            cut += 1
+            whole = [*whole[: max(0, most - len(tail))], *tail]
+        shown.append(whole)
+    return shown, f"{cut} of {len(texts)} inputs were cut to {most} tokens"
 
 
 async def _ask(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ DELTA = b'"delta":{'
 REQUEST_FAULT = re.compile(
     rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
     rb"|::_M_range_check|(image|audio) input is not supported|Jinja Exception"
+    rb"|\) is too large to process"
 )
-"""What llama-server says, with 500, of requests that it cannot read."""
+"""What llama-server says, with 500, of requests that it cannot read or take."""
 
 
 class _Function(msgspec.Struct):
@@ -177,6 +178,16 @@ def read_embeddings(body: bytes) -> Embeddings:
     return Embeddings(vectors, answer.usage.prompt_tokens if answer.usage else 0)
 
 
+BATCH = re.compile(r"too large to process.*current batch size: (\d+)", re.DOTALL)
+"""llama-server's refusal of a text that must be embedded in one batch, with that batch's size."""
+
+
+def batch_told(refusal_text: str) -> int:
+    """Return the batch that a text did not fit, by the engine's refusal; 0 where it is another."""
+    match = BATCH.search(refusal_text)
+    return int(match[1]) if match else 0
+
+
 def read_error(error: object) -> ErrorReport:
     """Return an engine's error: its own words as what happened, its type as the evidence."""
     if isinstance(error, dict):
@@ -184,6 +195,8 @@ def read_error(error: object) -> ErrorReport:
         kind = str(error.get("type") or "")
         if kind == "exceed_context_size_error" or "maximum context length" in message:
             return context_report(message)
+        if batch_told(message):
+            return context_report(f"the input length exceeds the context length: {message}")
         return ErrorReport("engine.error", message, (kind,) if kind else (), turn="engine")
     return ErrorReport("engine.error", str(error), turn="engine")
 

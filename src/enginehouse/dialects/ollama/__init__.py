@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginehouse.core.body import (
+    INVALID,
+    NOT_JSON,
     bool_of,
-    invalid,
     list_of,
-    missing,
     number_of,
     read_object,
     text_of,
@@ -23,6 +23,7 @@ from enginehouse.core.dialect import (
     Delete,
     Intent,
     Load,
+    Memory,
     Pull,
     Received,
     Rendered,
@@ -33,13 +34,17 @@ from enginehouse.core.dialect import (
 from enginehouse.core.errors import ErrorReport, UserError
 from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.dialects.ollama.catalog import show_model, show_running, show_tags
+from enginehouse.dialects.ollama.create import DIGEST, is_name, not_made, read_create
 from enginehouse.dialects.ollama.request import (
     CHAT_FIELDS,
     GENERATE_FIELDS,
     content_with_images,
+    for_completions,
+    read_context,
     read_messages,
     read_options,
     read_shape,
+    read_top_logprobs,
     unknown_fields,
 )
 from enginehouse.dialects.ollama.template import render_template
@@ -66,10 +71,10 @@ ROUTES = (
     _read("POST", "/api/pull", "pull", "fetch a model; a known name succeeds at once", "admin"),
     _read("POST", "/api/copy", "copy", "give a model another name besides", "admin"),
     _read("DELETE", "/api/delete", "delete", "take a name away; the file stays", "admin"),
-    _read("POST", "/api/create", "create", "not supported", "admin"),
+    _read("POST", "/api/create", "create", "name a model anew, with nothing changed", "admin"),
     _read("POST", "/api/push", "push", "not supported", "admin"),
     _read("POST", "/api/blobs/{digest}", "blobs", "not supported", "admin"),
-    _read("HEAD", "/api/blobs/{digest}", "blobs", "not supported", "admin"),
+    _read("HEAD", "/api/blobs/{digest}", "blobs", "no file is kept: 404", "admin"),
 )
 
 
@@ -89,13 +94,13 @@ class Ollama:
             return _show(show_tags(catalog))
         if route.operation == "ps":
             return _show(show_running(catalog, received.at))
-        if route.operation in ("create", "push", "blobs"):
+        if route.operation == "blobs":
+            return _read_blob(route, received)
+        if not received.body.strip():
             raise UserError(
-                "request.not_supported",
-                f"{route.path} is not supported by Enginehouse",
-                evidence=("models are not made, sent away or uploaded here",),
-                remedies=("make models with their own tools; add files: enginehouse models add",),
-            )
+                NOT_JSON, "missing request body",
+                evidence=("it is empty",), remedies=("send one JSON object, in UTF-8",),
+            )  # fmt: skip
         return _read_model_route(route.operation, read_object(received.body), catalog)
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
@@ -116,9 +121,16 @@ def _read_model_route(
 ) -> Intent:
     model = text_of(fields, "model") or text_of(fields, "name")
     if operation == "copy":
-        return Copy(_required(fields, "source"), _required(fields, "destination"))
+        return Copy(_name(fields, "source"), _name(fields, "destination"))
     if not model:
-        raise missing("model", "the name of a model that is served")
+        raise UserError(
+            INVALID, "model is required",
+            evidence=("it is absent or empty",), remedies=("send a served model's name",),
+        )  # fmt: skip
+    if operation == "create":
+        return read_create(fields, model)
+    if operation == "push":
+        raise not_made("/api/push", "models are not sent away from here")
     if operation == "pull":
         return Pull(model, bool_of(fields, "stream", True), PullLines())
     if operation == "delete":
@@ -133,8 +145,24 @@ def _read_model_route(
     return _read_embed(fields, model, operation == "embeddings")
 
 
+def _read_blob(route: Route, received: Received) -> Intent:
+    digest = received.path_params.get("digest", "")
+    if not DIGEST.fullmatch(digest):
+        raise UserError(
+            INVALID, "invalid digest format",
+            evidence=(digest[:80],), remedies=("send sha256: and 64 hexadecimal digits",),
+        )  # fmt: skip
+    if route.method == "HEAD":
+        return Show(Rendered(404, b""))
+    raise not_made("/api/blobs", "files are not uploaded here")
+
+
 def _read_chat(fields: Mapping[str, Any], model: str, catalog: tuple[Served, ...]) -> Intent:
-    voice = ChatVoice(model, is_thinking_shown=fields.get("think") is not False)
+    shape = read_shape(fields)
+    voice = ChatVoice(
+        model, is_thinking_shown=fields.get("think") is not False,
+        top_logprobs=read_top_logprobs(fields),
+    )  # fmt: skip
     keep_alive_s = read_keep_alive(fields)
     is_stream = bool_of(fields, "stream", True)
     messages = read_messages(fields)
@@ -142,7 +170,7 @@ def _read_chat(fields: Mapping[str, Any], model: str, catalog: tuple[Served, ...
         return Load(model, keep_alive_s, voice)
     _check_thinking(fields, model, catalog)
     options, notes, context = read_options(fields)
-    body = {**options, **read_shape(fields), "messages": messages}
+    body = {**options, **shape, "messages": messages}
     if tools := list_of(fields, "tools"):
         body["tools"] = tools
     notes += unknown_fields(fields, CHAT_FIELDS)
@@ -150,7 +178,10 @@ def _read_chat(fields: Mapping[str, Any], model: str, catalog: tuple[Served, ...
 
 
 def _read_generate(fields: Mapping[str, Any], model: str, catalog: tuple[Served, ...]) -> Intent:
-    voice = ChatVoice(model, False, fields.get("think") is not False)
+    shape = read_shape(fields)
+    voice = ChatVoice(
+        model, False, fields.get("think") is not False, top_logprobs=read_top_logprobs(fields)
+    )
     keep_alive_s = read_keep_alive(fields)
     is_stream = bool_of(fields, "stream", True)
     prompt, system = text_of(fields, "prompt"), text_of(fields, "system")
@@ -164,37 +195,51 @@ def _read_generate(fields: Mapping[str, Any], model: str, catalog: tuple[Served,
         )  # fmt: skip
     _check_thinking(fields, model, catalog)
     options, notes, context = read_options(fields)
-    body = {**options, **read_shape(fields)}
+    body = {**options, **shape}
     path = CHAT
-    template = text_of(fields, "template")
-    if bool_of(fields, "raw", False) or template:
+    template, before = text_of(fields, "template"), read_context(fields)
+    is_raw = bool_of(fields, "raw", False)
+    if is_raw and (template or system or before):
+        raise UserError(
+            INVALID, "raw mode does not support template, system, or context",
+            evidence=("raw is true",), remedies=("leave raw out, or send the finished prompt",),
+        )  # fmt: skip
+    if is_raw or template:
         path = COMPLETIONS
         values = {"Prompt": prompt, "System": system}
         body["prompt"] = render_template(template, values) if template else prompt
-        body.pop("chat_template_kwargs", None)
-        if body.pop("logprobs", False):
-            body["logprobs"] = body.pop("top_logprobs", 0)
+        body = for_completions(body)
     else:
         content: object = content_with_images(prompt, images) if images else prompt
         body["messages"] = [{"role": "system", "content": system}] if system else []
         body["messages"].append({"role": "user", "content": content})
-    if fields.get("context"):
-        notes.append("context is not supported: send the conversation to /api/chat")
-    notes += unknown_fields(fields, GENERATE_FIELDS | {"context", "name"})
-    return Ask(model, path, body, voice, is_stream, tuple(notes), keep_alive_s, context)
+    notes += unknown_fields(fields, GENERATE_FIELDS | {"name"})
+    memory = None if is_raw or images else Memory(before, voice.remember, for_completions)
+    if images and before:
+        notes.append("context is not supported beside images")
+    return Ask(
+        model, path, body, voice, is_stream, tuple(notes), keep_alive_s, context, memory=memory
+    )
 
 
 def _read_embed(fields: Mapping[str, Any], model: str, is_legacy: bool) -> Intent:
-    name = "prompt" if is_legacy else "input"
-    given = fields.get(name)
-    if not isinstance(given, str | list):
-        raise invalid(name, "a string" if is_legacy else "a string or an array of them", given)
-    dimensions = int(number_of(fields, "dimensions") or 0)
+    given = text_of(fields, "prompt") if is_legacy else fields.get("input")
+    texts = given if isinstance(given, list) else [given] if given not in (None, "") else []
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            INVALID, "invalid input type",
+            evidence=(f"input: {json.dumps(given)[:60]}",),
+            remedies=("send a string or an array of them",),
+        )  # fmt: skip
+    voice = EmbedVoice(model, is_legacy, int(number_of(fields, "dimensions") or 0))
+    keep_alive_s = read_keep_alive(fields)
+    if not texts:
+        return Load(model, keep_alive_s, voice)
     _, notes, context = read_options(fields)
-    texts = [given] if isinstance(given, str) else given
+    may_cut = not is_legacy and bool_of(fields, "truncate", True)
     return Ask(
-        model, EMBEDDINGS, {"input": texts}, EmbedVoice(model, is_legacy, dimensions), False,
-        tuple(notes), read_keep_alive(fields), context,
+        model, EMBEDDINGS, {"input": texts}, voice, False, tuple(notes), keep_alive_s, context,
+        may_cut=may_cut,
     )  # fmt: skip
 
 
@@ -216,10 +261,15 @@ def _require(catalog: tuple[Served, ...], model: str) -> Served:
     return served
 
 
-def _required(fields: Mapping[str, Any], name: str) -> str:
-    value = text_of(fields, name)
-    if not value:
-        raise missing(name, "a name")
+def _name(fields: Mapping[str, Any], field: str) -> str:
+    """Return a model's name, refused where it can be none."""
+    value = text_of(fields, field)
+    if not is_name(value):
+        raise UserError(
+            INVALID, f"{field} {json.dumps(value[:100])} is invalid",
+            evidence=("a model's name is [host/][namespace/]name[:tag]",),
+            remedies=("use letters, digits, dots, dashes and underscores",),
+        )  # fmt: skip
     return value
 
 

@@ -9,6 +9,8 @@ from enginehouse.core.catalog import Served, tagged_name
 from enginehouse.dialects.ollama.voice import stamp
 
 FOR_EVER_DAYS = 365 * 100
+SHOWN_ELSEWHERE = ("tokenizer.chat_template", "general.name")
+"""What `show` leaves out of `model_info`, as Ollama does: the template has a field of its own."""
 
 
 def show_tags(catalog: tuple[Served, ...]) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def show_model(served: Served, is_verbose: bool) -> dict[str, Any]:
     info: dict[str, Any] = {
         name: value
         for name, value in served.metadata.items()
-        if is_verbose or not isinstance(value, list | tuple)
+        if name not in SHOWN_ELSEWHERE and (is_verbose or not isinstance(value, list | tuple))
     }
     arch = served.family or "unknown"
     info.setdefault("general.architecture", arch)

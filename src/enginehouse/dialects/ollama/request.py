@@ -15,6 +15,7 @@ from enginehouse.core.body import (
     INVALID,
     bool_of,
     invalid,
+    list_of,
     missing,
     number_of,
     object_of,
@@ -38,14 +39,17 @@ FIXED = (
     "numa", "vocab_only", "f16_kv", "draft_num_predict",
 )  # fmt: skip
 """Options that an engine takes when it starts; the search has chosen them."""
+CHAT_ONLY = frozenset({"messages", "chat_template_kwargs", "reasoning_effort"})
 CHAT_FIELDS = frozenset(
     {"model", "messages", "stream", "format", "keep_alive", "tools", "options", "think",
      "logprobs", "top_logprobs", "truncate", "shift"}
 )  # fmt: skip
 GENERATE_FIELDS = frozenset(
     {"model", "prompt", "suffix", "system", "template", "stream", "raw", "format", "keep_alive",
-     "images", "options", "think", "logprobs", "top_logprobs", "truncate", "shift"}
+     "images", "options", "think", "logprobs", "top_logprobs", "truncate", "shift", "context"}
 )  # fmt: skip
+THINK_LEVELS = ("low", "medium", "high", "max")
+MOST_TOP_LOGPROBS = 20
 IMAGE_KINDS = (
     (b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"),
     (b"RIFF", "image/webp"), (b"BM", "image/bmp"),
@@ -63,7 +67,9 @@ def read_options(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], 
         if name in SAMPLING:
             body[SAMPLING[name]] = number_of(options, name)
         elif name == "stop":
-            body["stop"] = [value] if isinstance(value, str) else value
+            body["stop"] = [value] if isinstance(value, str) else list_of(options, name)
+            if not all(isinstance(word, str) for word in body["stop"]):
+                raise invalid("options.stop", "an array of strings", value)
         elif name == "num_predict":
             most = number_of(options, name) or -1
             if most > 0:
@@ -86,19 +92,59 @@ def read_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     elif shape == "json":
         body["response_format"] = {"type": "json_object"}
     elif shape not in (None, ""):
-        raise invalid("format", 'the word "json" or a JSON schema', shape)
+        raise UserError(
+            INVALID, "invalid format: send \"json\" or a JSON schema",
+            evidence=(f"format: {json.dumps(shape)[:60]}",),
+            remedies=('send the word "json" or a JSON schema',),
+        )  # fmt: skip
     if bool_of(fields, "logprobs", False):
         body["logprobs"] = True
-        body["top_logprobs"] = int(number_of(fields, "top_logprobs") or 0)
+        body["top_logprobs"] = max(1, read_top_logprobs(fields))  # for 0 llama-server tells none
     think = fields.get("think")
     if isinstance(think, bool):
         body["chat_template_kwargs"] = {"enable_thinking": think}
     elif isinstance(think, str) and think:
+        if think not in THINK_LEVELS:
+            raise UserError(
+                INVALID, f"invalid think value: {json.dumps(think[:60])}",
+                evidence=(f"think is a boolean or one of {', '.join(THINK_LEVELS)}",),
+                remedies=(f"send true, false or one of {', '.join(THINK_LEVELS)}",),
+            )  # fmt: skip
         body["chat_template_kwargs"] = {"enable_thinking": True}
         body["reasoning_effort"] = think
     elif think is not None and think != "":
         raise invalid("think", "a boolean or low, medium, high", think)
     return body
+
+
+def read_top_logprobs(fields: Mapping[str, Any]) -> int:
+    """Return how many alternatives are wanted for each token."""
+    wanted = number_of(fields, "top_logprobs") or 0
+    if not 0 <= wanted <= MOST_TOP_LOGPROBS:
+        raise UserError(
+            INVALID, f"top_logprobs must be between 0 and {MOST_TOP_LOGPROBS}",
+            evidence=(f"top_logprobs: {wanted}",), remedies=("ask for fewer",),
+        )  # fmt: skip
+    return int(wanted)
+
+
+def read_context(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the tokens of the conversation so far, as an earlier answer gave them."""
+    tokens = list_of(fields, "context")
+    if not all(type(token) is int and token >= 0 for token in tokens):
+        raise invalid("context", "an array of tokens", tokens)
+    return tuple(tokens)
+
+
+def for_completions(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request for a finished prompt, in the names of that route."""
+    made = {name: value for name, value in body.items() if name not in CHAT_ONLY}
+    shape = made.get("response_format")
+    if shape is not None:  # vLLM reads it here too; llama-server only its schema
+        made["json_schema"] = shape.get("json_schema", {}).get("schema", {})
+    if "top_logprobs" in made:
+        made["logprobs"] = made.pop("top_logprobs")
+    return made
 
 
 def unknown_fields(fields: Mapping[str, Any], known: frozenset[str]) -> list[str]:

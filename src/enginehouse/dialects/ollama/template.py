@@ -36,6 +36,8 @@ def render_template(template: str, values: Mapping[str, str]) -> str:
         _act(words, values, shown, is_on)
     if len(is_on) != 1:
         raise _refusal("an {{ if }} has no {{ end }}")
+    if "{{" in ACTION.sub("", template):
+        raise _refusal("a {{ has no }}")
     return "".join(shown) + template[end:]
 
 

@@ -57,7 +57,9 @@ class ChatVoice:
     is_chat: bool = True
     is_thinking_shown: bool = True
     stream_type: str = NDJSON
+    top_logprobs: int = 0
     _collector: Collector = field(default_factory=Collector)
+    _context: list[int] = field(default_factory=list)
 
     def begin(self, moment: Moment) -> bytes:
         """A stream begins with its first piece."""
@@ -91,6 +93,10 @@ class ChatVoice:
         piece = self._piece(answer.text, thinking, answer.tool_calls, moment, answer.logprobs)
         return _ENCODE({**piece, **self._closing(answer, moment)})
 
+    def remember(self, tokens: list[int]) -> None:
+        """Take the conversation's tokens, which the client may send with its next prompt."""
+        self._context = tokens
+
     def loaded(self, is_unload: bool, is_stream: bool, moment: Moment) -> Rendered:
         """Answer a request without a prompt, which only loads or unloads."""
         piece = self._piece("", "", (), moment)
@@ -115,7 +121,7 @@ class ChatVoice:
                 head["thinking"] = thinking
         head["done"] = False
         if logprobs:
-            head["logprobs"] = list(logprobs)
+            head["logprobs"] = [_logprob(entry, self.top_logprobs) for entry in logprobs]
         return head
 
     def _closing(self, answer: Completion, moment: Moment) -> dict[str, Any]:
@@ -129,6 +135,7 @@ class ChatVoice:
         return {
             "done": True,
             "done_reason": REASONS.get(answer.finish, answer.finish),
+            **({"context": self._context} if self._context else {}),
             "total_duration": nanoseconds(moment.total_s),
             "load_duration": nanoseconds(moment.load_s),
             "prompt_eval_count": answer.usage.prompt_tokens,
@@ -137,6 +144,14 @@ class ChatVoice:
             "eval_duration": nanoseconds(decode_s),
             **({"warning": moment.warning} if moment.warning else {}),
         }
+
+
+def _logprob(entry: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return one token's entry with no more alternatives than were asked for."""
+    shown = {name: value for name, value in entry.items() if name != "top_logprobs"}
+    if most and entry.get("top_logprobs"):
+        shown["top_logprobs"] = entry["top_logprobs"][:most]
+    return shown
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -192,6 +207,11 @@ class EmbedVoice:
                 "prompt_eval_count": answer.prompt_tokens,
             }
         )
+
+    def loaded(self, is_unload: bool, is_stream: bool, moment: Moment) -> Rendered:
+        """Answer a request without a text, which only loads or unloads."""
+        shown = {"embedding": []} if self.is_legacy else {"model": self.model, "embeddings": []}
+        return Rendered(200, _ENCODE(shown))
 
     def _cut(self, vector: tuple[float, ...]) -> tuple[float, ...]:
         if not 0 < self.dimensions < len(vector):
