@@ -417,6 +417,7 @@ class House:
         also: Sequence[Model] = (),
     ) -> Bench:  # fmt: skip
         """Return what all trials of one search of this model and workload share."""
+        from enginehouse.edges.throttling import Cooler
         from enginehouse.knowledge.loader import load_prompts
         from enginehouse.knowledge.patterns import load_book
         from enginehouse.trials.run import Bench
@@ -445,6 +446,7 @@ class House:
                 self.settings.number("quality.top1_limit"),
                 self.settings.number("quality.repeat_limit"),
             ),
+            cooler=Cooler(self.settings.seconds("trials.cool_down")),
             may_use_cgroups=self.settings.text("trials.cgroup") == "auto",
             may_drop_page_cache=self.settings.text("trials.may_drop_page_cache") == "yes",
         )

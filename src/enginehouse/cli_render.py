@@ -186,6 +186,8 @@ def trial_text(trial: Trial) -> str:
         lines.append(f"  fence      {trial.fence}")
     if trial.conditions is not None:
         lines.append(f"  conditions {_conditions(trial.conditions)}")
+    if trial.cool_down is not None:
+        lines.append(f"  cool-down  {trial.cool_down.describe()}")
     if trial.remedy is not None:
         lines.insert(1, f"  came from  {trial.remedy.describe()}")
     if trial.diagnosis is not None:

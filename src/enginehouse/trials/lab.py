@@ -74,6 +74,7 @@ class BenchLab:
             window_s, None if is_limited else pace, purpose, proves=purpose == PROOF,
             is_short=purpose not in WHOLE and not is_limited,
             is_hinting=purpose in (MINIMAL, PROOF),
+            cool_down=await self.bench.cooler.wait(self.watch.on_step),
         )  # fmt: skip
         return await run_trial(
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
@@ -113,7 +114,8 @@ class BenchLab:
         return "" if quality.passes else quality.why
 
     async def _examine(self, candidate: Candidate) -> Trial:
-        measuring = Measuring(purpose=EXAM, examines=True)
+        cooled = await self.bench.cooler.wait(self.watch.on_step)
+        measuring = Measuring(purpose=EXAM, examines=True, cool_down=cooled)
         build = self.builds[candidate.build_digest]
         trial = await run_trial(self.bench, build, candidate, self.ratio, None, measuring)
         self.exams[candidate.id] = trial
