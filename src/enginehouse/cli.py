@@ -19,6 +19,7 @@ from enginehouse.cli_call import (
     complete_model,
     context_option,
     dry_run_option,
+    generate_option,
     host_option,
     limit_options,
     model_argument,
@@ -32,7 +33,7 @@ from enginehouse.cli_doctor import doctor
 from enginehouse.cli_engines import engines
 from enginehouse.cli_engines_install import register as register_installers
 from enginehouse.cli_explain import register as register_explain
-from enginehouse.cli_find import Found, find_document, goal_of, search, show_plan
+from enginehouse.cli_find import Found, find_document, goal_of, search, show_command, show_plan
 from enginehouse.cli_fit import fit
 from enginehouse.cli_gateway import keys, requests
 from enginehouse.cli_groups import config, trials
@@ -88,10 +89,12 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     help="Serve the first good candidate now and search on while no request is in flight; what is "
     "found is used at the next start.",
 )  # fmt: skip
+@generate_option
 @dry_run_option
 def up(
     call: Call, model: str | None, prefer: str | None, context: int | None,
-    wanted: tuple[str, ...], also: tuple[str, ...], again: bool, improve: bool, dry_run: bool,
+    wanted: tuple[str, ...], also: tuple[str, ...], again: bool, improve: bool, generate: bool,
+    dry_run: bool,
 ) -> None:  # fmt: skip
     """Find the best way to serve MODEL here, and serve it.
 
@@ -109,11 +112,17 @@ def up(
         if dry_run:
             show_plan(call, house, house.model(model, open_progress()), workloads, asked)
             return
-        house.check_port()
+        if not generate:
+            house.check_port()
         found = house.model(model, open_progress())
         choice, stale = house.choice_for(found, workload, asked, workloads)
         for reason in stale:
             say(f"the stored choice no longer holds: {reason}")
+        if generate:
+            if choice is None:
+                raise _no_choice(f"{found.name} under {workload}", f"{model or 'demo'}")
+            show_command(call, house, choice, found)
+            return
         result: Found | None = None
         if choice is None or stale or again:
             if improve:
@@ -170,13 +179,15 @@ def find(
 @workload_option
 @port_option
 @host_option
-def serve(call: Call, model: str | None) -> None:
+@generate_option
+def serve(call: Call, model: str | None, generate: bool) -> None:
     """Serve MODEL by its stored choice.
 
     Without MODEL, the newest choice is served.
     """
     with call.house() as house:
-        house.check_port()
+        if not generate:
+            house.check_port()
         newest = house.newest_choice() if model is None else None
         name = newest.model_name if newest is not None else model
         if name is None:
@@ -191,6 +202,9 @@ def serve(call: Call, model: str | None) -> None:
             raise _no_choice(f"{found.name} under {workload}", f"{name} --workload {workload}")
         for reason in stale:
             say(f"the stored choice is served although {reason}; `{PROGRAM} up` searches again")
+        if generate:
+            show_command(call, house, choice, found)
+            return
         house.serve(choice, found, _announce(call, found.name, None))
 
 

@@ -201,6 +201,11 @@ host_option = click.option(
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would be tried, with the exact argv; start nothing."
 )
+generate_option = click.option(
+    "--generate", is_flag=True,
+    help="Print the exact command of the stored choice for a shell, environment and all; start "
+    "nothing.",
+)  # fmt: skip
 context_option = click.option(
     "--context", type=click.IntRange(min=256), metavar="TOKENS",
     help="Context that one request shall get; by default, what the workload needs.",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
     from enginehouse.app_search import FrontResult
     from enginehouse.core.candidate import Settings
+    from enginehouse.core.choice import Choice
     from enginehouse.core.model import Model
 
     Found = FindResult | FrontResult
@@ -88,6 +89,24 @@ def _document(result: FindResult) -> dict[str, object]:
             for place, (trial, reason) in enumerate(result.rows, start=1)
         ],
     }
+
+
+def show_command(call: Call, house: House, choice: Choice, model: Model) -> None:
+    """Show the exact command of a choice; nothing is started."""
+    from enginehouse.app_generate import command_of
+
+    command = command_of(choice, model, house.look())
+    document = {
+        "model": model.name,
+        "workload": choice.workload,
+        "build": choice.build.label,
+        "argv": command.argv,
+        "env": dict(command.env),
+        "folder": command.folder,
+        "listens_on": command.listens_on,
+        "shell": command.shell,
+    }
+    call.show(document, lambda: command.shell)
 
 
 def show_plan(
