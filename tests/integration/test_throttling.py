@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from enginehouse.cli_render import trial_text
+from enginehouse.core.contest import EXPLORE
+from enginehouse.core.propose import Proposal
+from enginehouse.edges.records import Records
 from enginehouse.edges.throttling import Cooler, read_signs
+from enginehouse.trials.lab import BenchLab
+from tests.integration.test_search import Talk
+from tests.integration.test_trials import CANDIDATE, bench_of
+from tests.unit.values import WHEEL
 
 
 class Tree:
@@ -107,3 +116,23 @@ def test_trip_points_that_are_not_set_do_not_count(tree: Tree) -> None:
     """A passive point of 0 is one that the firmware left empty; an active one turns a fan."""
     (zone,) = read_signs(tree.root).zones
     assert (zone.name, zone.celsius, zone.passive_celsius) == ("cpu-thermal", 71.0, 95.0)
+
+
+async def test_a_trial_on_a_hot_machine_says_so_in_its_record(tree: Tree, tmp_path: Path) -> None:
+    """The wait is told before the trial, kept with it, and no part of its times."""
+    tree.heat(99, 5)
+    with Records(tmp_path / "records.sqlite").opened() as records:
+        bench = dataclasses.replace(
+            bench_of(records, tmp_path, ("--fail", "it broke")), cooler=Cooler(0.2, tree.root, 0.05)
+        )
+        talk = Talk()
+        trial = await BenchLab(bench, talk).run(
+            Proposal(CANDIDATE, "it is tried"), WHEEL, 1.0, EXPLORE
+        )
+        stored = records.trial(trial.id)
+    assert stored is not None
+    assert stored.cool_down == trial.cool_down
+    assert stored.cool_down is not None
+    assert not stored.cool_down.is_over
+    assert "cool-down  waited 0 s before it, and it was not over then" in trial_text(stored)
+    assert talk.said[0].startswith("waiting 0 s at most until the machine has cooled down")
