@@ -98,7 +98,7 @@ def front_text(result: FrontResult) -> str:
 def _mark(mark: Mark | None) -> str:
     if mark is None:
         return "-"
-    share = f"{mark.share:.0%}" if mark.share < 1 else "best"
+    share = "best" if mark.share == 1 else f"{mark.share:.0%}"
     if mark.interval is not None:
         share = f"{share}, {mark.interval.low:.2f} to {mark.interval.high:.2f}"
     return f"{mark.tok_per_s:.1f} ({share})"

@@ -161,7 +161,7 @@ def test_several_workloads_have_their_front_in_every_format() -> None:
     assert lines["slots 8"].choice_for == ("chat",)
     assert lines["minimal"].choice_for == ("crowd",)
     assert lines["minimal"].marks[0].share < 0.7
-    assert "--workload crowd --workload chat` serves the choice for crowd: minimal" in (
+    assert "--workload crowd --workload chat serves the choice for crowd: minimal" in (
         report.front_note
     )
     texts = {name: form.render(report) for name, form in load_formats().items()}

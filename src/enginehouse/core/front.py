@@ -34,7 +34,8 @@ class Searched:
 class Mark:
     """A candidate's rate under one workload.
 
-    `share` is that rate ÷ the best one's there; `interval` its 95 % interval, where finals show it.
+    `share` is that rate ÷ the best one's there of those that are compared, so above 1 for one that
+    is not and was faster; `interval` its 95 % interval, where finals show it.
     """
 
     workload: str

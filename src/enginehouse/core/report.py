@@ -232,7 +232,7 @@ def _front_note(front: Front, sources: Sources) -> str:
         others = [name for name in front.workloads if name != sources.preferred]
         names = " ".join(f"--workload {name}" for name in (sources.preferred, *others))
         said.append(
-            f"`enginehouse up {sources.model.name} {names}` serves the choice for "
+            f"enginehouse up {sources.model.name} {names} serves the choice for "
             f"{sources.preferred}: {label_of(row.trial, sources)}."
         )
     if front.is_explored_only:

@@ -69,7 +69,7 @@ def _front(report: Report) -> str:
 def _mark(mark: FrontMark | None) -> str:
     if mark is None:
         return "-"
-    share = f"{mark.share:.0%} of the best" if mark.share < 1 else "the best"
+    share = "the best" if mark.share == 1 else f"{mark.share:.0%} of the best"
     if mark.interval:
         share += f", {mark.interval[0]:.2f} to {mark.interval[1]:.2f}"
     return f"{mark.tok_per_s:.1f} ({share})"
