@@ -26,14 +26,20 @@ from enginehouse.app_find import (
     require_builds,
 )
 from enginehouse.app_fit import FitReport, Fitter
-from enginehouse.app_search import Search
+from enginehouse.app_search import (
+    FrontResult,
+    Search,
+    conclude,
+    conclude_front,
+    say_unproven,
+    usable,
+)
 from enginehouse.app_serve import OfferMaker, unknown_pins
 from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
-from enginehouse.core.choose import Ranked, choose
-from enginehouse.core.engine import UNPROVEN, Endpoint, Engine, Launch, Refusal
+from enginehouse.core.engine import Endpoint, Engine, Launch, Refusal
 from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
@@ -44,8 +50,8 @@ from enginehouse.core.measurement import Limits
 from enginehouse.core.model import Model
 from enginehouse.core.quality import QualityLimits
 from enginehouse.core.settings import Settings
-from enginehouse.core.trial import Deadlines, Outcome, Trial
-from enginehouse.core.workload import WORKLOADS, Workload
+from enginehouse.core.trial import Deadlines, Trial
+from enginehouse.core.workload import WORKLOADS, Workload, together
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.paths import cache_dir, state_dir
 from enginehouse.edges.progress import Progress, SilentProgress
@@ -292,38 +298,66 @@ class House:
             raise
         return self.conclude(search)
 
+    def find_front(
+        self, model: Model, names: Sequence[str], prefer: str, budget_s: float, watch: Watch,
+        asked: CandidateSettings = (), also: Sequence[Model] = (), fresh: bool = False,
+    ) -> FrontResult:  # fmt: skip
+        """Search under several workloads, and say who stands on the front of their rates.
+
+        Each has its share of the time. A choice is stored for every workload, the preferred one's
+        last.
+        """
+        from enginehouse.trials.front import FrontHunt
+
+        searches = self._prepare(model, names, budget_s, watch, asked, also, fresh)
+        hunt = FrontHunt({name: s.hunt for name, s in zip(names, searches, strict=True)}, watch)
+        try:
+            asyncio.run(hunt.run())
+        except KeyboardInterrupt:
+            conclude_front(searches, self._records, prefer)
+            raise
+        return conclude_front(searches, self._records, prefer)
+
     def prepare(
         self, model: Model, workload_name: str, budget_s: float, watch: Watch,
         asked: CandidateSettings = (), also: Sequence[Model] = (), fresh: bool = False,
     ) -> Search:  # fmt: skip
         """Return a search that can begin: the machine measured, the quantizations made."""
-        from enginehouse.trials.lab import BenchLab
+        return self._prepare(model, (workload_name,), budget_s, watch, asked, also, fresh)[0]
+
+    def _prepare(
+        self, model: Model, names: Sequence[str], budget_s: float, watch: Watch,
+        asked: CandidateSettings, also: Sequence[Model], fresh: bool,
+    ) -> tuple[Search, ...]:  # fmt: skip
+        """Return a search for each workload; what one learns of answers holds for the others."""
+        from enginehouse.trials.lab import BenchLab, Learnt
         from enginehouse.trials.search import Hunt
 
-        workload = WORKLOADS[workload_name]
-        check_context(model, workload, asked)
+        for name in names:
+            check_context(model, WORKLOADS[name], asked)
         builds = self.builds()
         require_builds(builds)
         watch.on_step("measuring this machine's memory bandwidth and compute")
         machine = self.measure()
         noted = Noted(watch, [])
         began = time.monotonic()
-        bench = self._with_variants(
-            self.bench(model, workload, asked, also), builds, budget_s, noted
-        )
-        left_s = budget_s - (time.monotonic() - began)
+        workloads = together(names)
+        bench = self.bench(model, workloads[0], asked, also)
+        bench = self._with_variants(bench, builds, budget_s, noted)
+        share_s = (budget_s - (time.monotonic() - began)) / len(names)
         builds = self._unblocked(builds, noted)
-        earlier = () if fresh else self._earlier(bench, builds, machine)
-        if earlier:
-            watch.on_step(f"going on from {len(earlier)} trials of earlier searches")
-        for name in sorted({build.engine for build in builds}):
-            if load_engines()[name].status == UNPROVEN:
-                watch.on_step(
-                    f"{name} is unproven: written from its documentation, not yet seen on hardware"
-                )
-        lab = BenchLab(bench, noted)
-        hunt = Hunt(lab, builds, left_s, noted, earlier=earlier)
-        return Search(bench, lab, hunt, machine, noted)
+        say_unproven(builds, noted)
+        learnt, found = Learnt(), []
+        for workload in workloads:
+            own = dataclasses.replace(bench, workload=workload)
+            trials = self._records.trials_of(model.digest, workload.name)
+            earlier = () if fresh else usable(trials, own, builds, machine)
+            if earlier:
+                watch.on_step(f"going on from {len(earlier)} trials of earlier searches")
+            lab = BenchLab.of(own, noted, learnt)
+            hunt = Hunt(lab, builds, share_s, noted, earlier=earlier)
+            found.append(Search(own, lab, hunt, machine, noted))
+        return tuple(found)
 
     def find_first(
         self, model: Model, workload_name: str, watch: Watch, asked: CandidateSettings = ()
@@ -359,35 +393,7 @@ class House:
 
     def conclude(self, search: Search) -> FindResult:
         """Rank what was measured and store the choice."""
-        bench, hunt = search.bench, search.hunt
-        refusals = tuple(search.noted.refusals)
-        if not hunt.trials:
-            name = bench.workload.name
-            return FindResult(bench.run_id, bench.model, name, (), None, None, refusals)
-        minimals = tuple(bench.minimal(build) for build in hunt.builds)
-        trials = (*hunt.trials, *search.lab.exams.values())
-        ranked = choose(trials, hunt.base(), hunt.refused)
-        choice = self._store_choice(ranked[0], bench, search.machine, refusals)
-        return FindResult(
-            bench.run_id, bench.model, bench.workload.name, ranked, bench.minimal(trials[0].build),
-            choice, refusals, minimals,
-        )  # fmt: skip
-
-    def _earlier(
-        self, bench: Bench, builds: Sequence[Build], machine: Machine
-    ) -> tuple[Trial, ...]:
-        """Return what earlier searches of this model and workload tried on this machine."""
-        here = {build.digest for build in builds}
-        return tuple(
-            trial
-            for trial in self._records.trials_of(bench.model.digest, bench.workload.name)
-            if trial.candidate.build_digest in here
-            and bench.forms.has(trial.candidate)
-            and trial.outcome
-            not in (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED, Outcome.PROVEN)
-            and trial.machine_before is not None
-            and trial.machine_before.fingerprint() == machine.fingerprint()
-        )
+        return conclude(search, self._records)
 
     def _with_variants(
         self, bench: Bench, builds: Sequence[Build], budget_s: float, watch: Watch
@@ -411,6 +417,7 @@ class House:
         also: Sequence[Model] = (),
     ) -> Bench:  # fmt: skip
         """Return what all trials of one search of this model and workload share."""
+        from enginehouse.edges.throttling import Cooler
         from enginehouse.knowledge.loader import load_prompts
         from enginehouse.knowledge.patterns import load_book
         from enginehouse.trials.run import Bench
@@ -439,15 +446,15 @@ class House:
                 self.settings.number("quality.top1_limit"),
                 self.settings.number("quality.repeat_limit"),
             ),
+            cooler=Cooler(self.settings.seconds("trials.cool_down")),
             may_use_cgroups=self.settings.text("trials.cgroup") == "auto",
             may_drop_page_cache=self.settings.text("trials.may_drop_page_cache") == "yes",
         )
 
     def dry_run(
-        self, model: Model, workload_name: str, asked: CandidateSettings = ()
+        self, model: Model, workload: Workload, asked: CandidateSettings = ()
     ) -> tuple[tuple[Candidate, str, tuple[str, ...]], ...]:
         """Return what a search could try: candidate, label, and the exact argv."""
-        workload = WORKLOADS[workload_name]
         check_context(model, workload, asked)
         machine = self.look()
         planned = []
@@ -468,13 +475,15 @@ class House:
         return tuple(planned)
 
     def choice_for(
-        self, model: Model, workload_name: str, asked: CandidateSettings = ()
-    ) -> tuple[Choice | None, tuple[str, ...]]:
+        self, model: Model, workload_name: str, asked: CandidateSettings = (),
+        workloads: Sequence[str] = (),
+    ) -> tuple[Choice | None, tuple[str, ...]]:  # fmt: skip
         """Return the stored choice and, in words, why it no longer holds (empty when it does)."""
         choice = self._records.choice(model.digest, workload_name)
         if choice is None:
             return None, ()
-        return choice, stale_reasons(choice, self.look(), model, self.builds(), asked)
+        reasons = stale_reasons(choice, self.look(), model, self.builds(), asked, workloads)
+        return choice, reasons
 
     def newest_choice(self) -> Choice | None:
         """Return the choice that was made last, over all models and workloads."""
@@ -556,9 +565,9 @@ class House:
         from enginehouse.core.report import build_report
 
         trials = newest_run(self._records.trials(limit=MOST_TRIALS), model, workload, run_id)
-        choice = self._records.choice(trials[0].model_digest, trials[0].workload)
+        choice = self._records.choice(trials[0].model_digest, workload or trials[0].workload)
         form = next((m for m in self.models() if m.digest == trials[0].model_digest), None)
-        return build_report(sources_of(trials, choice, form, load_engines(), self.look()))
+        return build_report(sources_of(trials, choice, form, load_engines(), self.look(), workload))
 
     def render(self, report: Report, name: str) -> str:
         """Return a report in one of the formats: md, json, html."""
@@ -587,30 +596,6 @@ class House:
             first_token_s=self.settings.seconds("trials.first_token_deadline"),
             measure_s=self.settings.seconds("trials.measure_deadline"),
         )
-
-    def _store_choice(
-        self, best: Ranked, bench: Bench, machine: Machine, refusals: tuple[str, ...]
-    ) -> Choice | None:
-        if best.trial.measurement is None:
-            return None
-        form = bench.forms.of(bench.engine_of(best.trial.build), best.trial.candidate)
-        choice = Choice(
-            model_digest=bench.model.digest,
-            model_name=bench.model.name,
-            workload=bench.workload.name,
-            machine_fingerprint=machine.fingerprint(),
-            machine_facts=machine.fingerprint_facts(),
-            build=best.trial.build,
-            candidate=best.trial.candidate,
-            trial_id=best.trial.id,
-            measurement=best.trial.measurement,
-            chosen_at=time.time(),
-            asked=bench.asked,
-            form=form if form != bench.model else None,
-            refusals=refusals,
-        )
-        self._records.store_choice(choice)
-        return choice
 
 
 def _chosen_at(choice: Choice) -> float:

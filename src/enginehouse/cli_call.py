@@ -36,11 +36,15 @@ KEYS = {
 
 @dataclass
 class Call:
-    """What the command line gave: the settings file, settings by key, and the form of output."""
+    """What the command line gave: the settings file, settings by key, and the form of output.
+
+    `workloads` are all that were given, where a command takes several; the first is in `given` too.
+    """
 
     config: Path | None = None
     given: dict[str, str] = field(default_factory=dict)
     as_json: bool = False
+    workloads: tuple[str, ...] = ()
 
     def settings(self) -> Settings:
         """Resolve the settings."""
@@ -99,6 +103,33 @@ class WorkloadName(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+class WorkloadNames(click.ParamType[tuple[str, ...]]):
+    """One workload's name, or several with commas between."""
+
+    name = "workloads"
+    one = WorkloadName(list(WORKLOADS))
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the names, or fail with the names there are."""
+        return tuple(self.one.convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show the names in the help."""
+        return f"[{'|'.join(WORKLOADS)}],…"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete the name after the last comma."""
+        from click.shell_completion import CompletionItem
+
+        head, comma, last = incomplete.rpartition(",")
+        names = [name for name in WORKLOADS if name.startswith(last)]
+        return [CompletionItem(f"{head}{comma}{name}") for name in names]
+
+
 def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a model: names that can be fetched, else files."""
     from click.shell_completion import CompletionItem
@@ -115,6 +146,16 @@ def _keep(context: click.Context, parameter: click.Parameter, value: str | None)
         _call(context).given[KEYS[str(parameter.name)]] = value
 
 
+def _keep_workloads(
+    context: click.Context, _: click.Parameter, values: tuple[tuple[str, ...], ...]
+) -> None:
+    """Keep the workloads, each once; the first one is what the setting holds."""
+    names = tuple(dict.fromkeys(name for value in values for name in value))
+    if names:
+        _call(context).workloads = names
+        _call(context).given[KEYS["workload"]] = names[0]
+
+
 def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> None:
     _call(context).as_json |= value
 
@@ -126,6 +167,14 @@ def _call(context: click.Context) -> Call:
 workload_option = click.option(
     "--workload", type=WorkloadName(list(WORKLOADS)), callback=_keep, expose_value=False,
     help="What to find for.",
+)  # fmt: skip
+workloads_option = click.option(
+    "--workload", type=WorkloadNames(), multiple=True, callback=_keep_workloads, expose_value=False,
+    help="What to find for; several times, or with commas, for several at once.",
+)  # fmt: skip
+prefer_option = click.option(
+    "--prefer", type=WorkloadName(list(WORKLOADS)), metavar="WORKLOAD",
+    help="Of several workloads, the one whose choice is served; by default the first.",
 )  # fmt: skip
 budget_option = click.option(
     "--budget", metavar="TIME", callback=_keep, expose_value=False,
@@ -152,6 +201,11 @@ host_option = click.option(
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would be tried, with the exact argv; start nothing."
 )
+generate_option = click.option(
+    "--generate", is_flag=True,
+    help="Print the exact command of the stored choice for a shell, environment and all; start "
+    "nothing.",
+)  # fmt: skip
 context_option = click.option(
     "--context", type=click.IntRange(min=256), metavar="TOKENS",
     help="Context that one request shall get; by default, what the workload needs.",

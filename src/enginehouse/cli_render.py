@@ -16,7 +16,9 @@ from enginehouse.core.settings import SETTINGS
 
 if TYPE_CHECKING:
     from enginehouse.app_find import FindResult
+    from enginehouse.app_search import FrontResult
     from enginehouse.core.conditions_of_trial import Conditions
+    from enginehouse.core.front import FrontRow, Mark
     from enginehouse.core.measurement import Measurement
     from enginehouse.core.model import Model
     from enginehouse.core.quality import Quality
@@ -66,6 +68,54 @@ def leaderboard(result: FindResult) -> str:
     columns = ("TOK/S", "TTFT P50", "ITL P50", "MEMORY", "KL, TOP-1")
     header = ("#", "TRIAL", *columns, "CANDIDATE", "WHY")
     return f"{result.model.name} under {result.workload}\n{table(header, rows)}"
+
+
+def front_text(result: FrontResult) -> str:
+    """Show who stands on the Pareto front of several workloads, then who was compared and does not.
+
+    A rate is followed by its share of the best one's, with the 95 % interval that finals show.
+    """
+    front = result.front
+    if front is None:
+        return ""
+    names = front.workloads
+    rows = []
+    for place, row in enumerate(front.rows, start=1):
+        marks = {mark.workload: mark for mark in row.marks}
+        cells = [_mark(marks.get(name)) for name in names]
+        memory = mib(row.peak_memory_bytes) if row.peak_memory_bytes else "-"
+        label = result.results[0].label(row.trial)
+        rows.append((str(place) if row.is_on_front else "-", *cells, memory, label, row.reason))
+    header = ("#", *(f"{name.upper()} TOK/S" for name in names), "MEMORY", "CANDIDATE", "WHY")
+    lines = [f"{result.model.name}: the Pareto front over {', '.join(names)}", table(header, rows)]
+    if front.is_explored_only:
+        lines.append(
+            "no finals were held under all of them: noise is not known (a longer --budget has some)"
+        )
+    return "\n".join([*lines, *_served(front.choice(result.prefer), result)])
+
+
+def _mark(mark: Mark | None) -> str:
+    if mark is None:
+        return "-"
+    share = "best" if mark.share == 1 else f"{mark.share:.0%}"
+    if mark.interval is not None:
+        share = f"{share}, {mark.interval.low:.2f} to {mark.interval.high:.2f}"
+    return f"{mark.tok_per_s:.1f} ({share})"
+
+
+def _served(row: FrontRow | None, result: FrontResult) -> list[str]:
+    """Say what `up` with these workloads serves, and how to serve another one."""
+    if row is None:
+        return []
+    label = result.results[0].label(row.trial)
+    name, others = result.model.name, [r.workload for r in result.results]
+    others.remove(result.prefer)
+    asked = f"--workload {result.prefer} --workload {' --workload '.join(others)}"
+    return [
+        f"`enginehouse up {name} {asked}` serves the choice for {result.prefer}: {label}",
+        f"for another one: --prefer {' or '.join(others)}",
+    ]
 
 
 def _answers(quality: Quality | None) -> str:
@@ -136,6 +186,8 @@ def trial_text(trial: Trial) -> str:
         lines.append(f"  fence      {trial.fence}")
     if trial.conditions is not None:
         lines.append(f"  conditions {_conditions(trial.conditions)}")
+    if trial.cool_down is not None:
+        lines.append(f"  cool-down  {trial.cool_down.describe()}")
     if trial.remedy is not None:
         lines.insert(1, f"  came from  {trial.remedy.describe()}")
     if trial.diagnosis is not None:

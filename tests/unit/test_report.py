@@ -138,3 +138,35 @@ def test_hostile_names_stay_text() -> None:
     markdown = load_formats()["md"].render(report_of(HOSTILE))
     outside = "".join(markdown.split("```")[::2])
     assert "<script>" not in outside.replace("\\<", "")
+
+
+def test_several_workloads_have_their_front_in_every_format() -> None:
+    """Who is on it, whom each chose and what `up` serves is told, with hostile names as text."""
+    crowd = [
+        dataclasses.replace(
+            trial(c, rate), workload="crowd", purpose=FINAL, id=number, argv=("server",)
+        )
+        for number, (c, rate) in enumerate(
+            ((BASE, 200.0), (FAST, 120.0), (BASE, 202.0), (FAST, 121.0)), start=50
+        )
+    ]
+    sources = Sources(
+        trials_of(), {WHEEL.digest: BASE}, dataclasses.replace(MODEL, name=f"tiny{HOSTILE}"),
+        MACHINE, WORKLOADS["chat"], (), {}, {}, 1.8e9, (tuple(crowd),), "crowd",
+    )  # fmt: skip
+    report = build_report(sources)
+    assert report.front_workloads == ("chat", "crowd")
+    lines = {line.label: line for line in report.front}
+    assert lines["slots 8"].is_on_front
+    assert lines["slots 8"].choice_for == ("chat",)
+    assert lines["minimal"].choice_for == ("crowd",)
+    assert lines["minimal"].marks[0].share < 0.7
+    assert "--workload crowd --workload chat serves the choice for crowd: minimal" in (
+        report.front_note
+    )
+    texts = {name: form.render(report) for name, form in load_formats().items()}
+    assert "## The Pareto front over chat, crowd" in texts["md"]
+    assert "<h2>The Pareto front over chat, crowd</h2>" in texts["html"]
+    assert "<script" not in texts["html"]
+    assert json.loads(texts["json"])["front"][0]["label"] == "slots 8"
+    assert report_of().front == ()

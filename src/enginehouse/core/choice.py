@@ -33,16 +33,22 @@ class Choice:
     asked: Settings = ()
     form: Model | None = None
     refusals: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def stale_reasons(
-    choice: Choice, machine: Machine, model: Model, builds: Sequence[Build], asked: Settings = ()
-) -> tuple[str, ...]:
+    choice: Choice, machine: Machine, model: Model, builds: Sequence[Build], asked: Settings = (),
+    workloads: Sequence[str] = (),
+) -> tuple[str, ...]:  # fmt: skip
     """Say in words why a choice no longer holds; empty when it does.
 
-    A choice holds for a user who asks for no settings, whatever was asked for when it was made.
+    A choice holds for a user who asks for no settings, whatever was asked for when it was made. For
+    several workloads it holds when all of them were searched for with it.
     """
     reasons = []
+    if len(workloads) > 1 and not set(workloads) <= set(choice.beside):
+        before = ", ".join(choice.beside or (choice.workload,))
+        reasons.append(f"it was found for {before}, and {', '.join(workloads)} are asked for now")
     before_asked = dict(choice.asked)
     for wanted, setting in asked:
         if before_asked.get(wanted) != setting:
@@ -51,11 +57,11 @@ def stale_reasons(
                 f"and {show_setting(setting)} is asked for now"
             )
     if choice.machine_fingerprint != machine.fingerprint():
-        before = dict(choice.machine_facts)
+        facts = dict(choice.machine_facts)
         for name, value in machine.fingerprint_facts():
-            if before.get(name) != value:
+            if facts.get(name) != value:
                 reasons.append(
-                    f"the machine's {name} changed from {before.get(name) or 'none'} "
+                    f"the machine's {name} changed from {facts.get(name) or 'none'} "
                     f"to {value or 'none'}"
                 )
     if choice.model_digest != model.digest:

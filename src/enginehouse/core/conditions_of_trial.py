@@ -14,7 +14,8 @@ class Conditions:
     """What the machine was like while a load was measured.
 
     `other_cores` is how many cores' time other processes used, on average; `busiest` names the one
-    that used most. Temperatures in degrees Celsius, clocks in MHz; None where it is not told.
+    that used most; `throttling` says what slowed the machine down, empty when nothing was seen.
+    Temperatures in degrees Celsius, clocks in MHz; None where it is not told.
     """
 
     seconds: float
@@ -25,10 +26,13 @@ class Conditions:
     clock_mhz: float | None = None
     temperature_c: float | None = None
     swapped_bytes: int | None = None
+    throttling: str = ""
 
     @property
     def disturbance(self) -> str:
         """Say what disturbed the measurement, empty when nothing did."""
+        if self.throttling:
+            return f"the machine throttled: {self.throttling}"
         if self.other_cores < DISTURBING_CORES:
             return ""
         who = f", most of it {self.busiest}" if self.busiest else ""

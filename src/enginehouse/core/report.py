@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from enginehouse.core.candidate import Candidate, answer_key
 from enginehouse.core.choose import Ranked, choose
+from enginehouse.core.front import Front, FrontRow, Searched, settled, stand
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.propose import throughput
@@ -106,11 +107,40 @@ class Report:
     memory: tuple[Bar, ...]
     roofline_tok_per_s: float | None
     serve_command: str
+    front: tuple[FrontLine, ...] = ()
+    front_workloads: tuple[str, ...] = ()
+    front_note: str = ""
+
+
+@dataclass(frozen=True)
+class FrontMark:
+    """A rate under one workload, its share of the best one's there, and that share's interval."""
+
+    workload: str
+    tok_per_s: float
+    share: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class FrontLine:
+    """A candidate that was compared over several workloads."""
+
+    label: str
+    build: str
+    marks: tuple[FrontMark, ...]
+    is_on_front: bool
+    choice_for: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a report is made of; `predicted` are memory parts by trial id, `status` by engine."""
+    """What a report is made of; `predicted` are memory parts by trial id, `status` by engine.
+
+    `beside` are the trials of the same search under each other workload; `preferred` is the
+    workload whose choice is served then.
+    """
 
     trials: tuple[Trial, ...]
     minimals: Mapping[str, Candidate]
@@ -121,6 +151,8 @@ class Sources:
     predicted: Mapping[int, tuple[tuple[str, float], ...]]
     status: Mapping[str, str]
     made_at: float
+    beside: tuple[tuple[Trial, ...], ...] = ()
+    preferred: str = ""
 
 
 def build_report(sources: Sources) -> Report:
@@ -128,6 +160,9 @@ def build_report(sources: Sources) -> Report:
     trials = sources.trials
     base = next((t.candidate for t in trials if t.has_measurement), trials[0].candidate)
     ranked = choose(trials, base, refused_by_exam(trials))
+    front = _front(sources)
+    if front is not None:
+        ranked = settled(ranked, front, sources.workload.name)
     labels = {t.candidate.id: label_of(t, sources) for t in trials}
     rows = tuple(
         _row(place, r, labels[r.trial.candidate.id], sources)
@@ -157,7 +192,52 @@ def build_report(sources: Sources) -> Report:
         )[:8],
         roofline_tok_per_s=_roofline(sources),
         serve_command=f"enginehouse serve {sources.model.name} --workload {sources.workload.name}",
+        front=tuple(_front_line(row, sources) for row in front.rows) if front else (),
+        front_workloads=front.workloads if front else (),
+        front_note=_front_note(front, sources) if front else "",
     )
+
+
+def _front(sources: Sources) -> Front | None:
+    """Return the front over all workloads of the search, None when there was only one."""
+    if not sources.beside:
+        return None
+    searched = []
+    for trials in (sources.trials, *sources.beside):
+        own = tuple(t for t in trials if t.outcome is not Outcome.EXAMINED) or trials
+        base = next((t.candidate for t in own if t.has_measurement), own[0].candidate)
+        searched.append(Searched(own[0].workload, trials, base, refused_by_exam(trials)))
+    return stand(searched)
+
+
+def _front_line(row: FrontRow, sources: Sources) -> FrontLine:
+    marks = tuple(
+        FrontMark(
+            mark.workload, mark.tok_per_s, mark.share,
+            (mark.interval.low, mark.interval.high) if mark.interval else None,
+        )
+        for mark in row.marks
+    )  # fmt: skip
+    label = label_of(row.trial, sources)
+    return FrontLine(
+        label, row.trial.build.label, marks, row.is_on_front, row.choice_for, row.reason
+    )  # fmt: skip
+
+
+def _front_note(front: Front, sources: Sources) -> str:
+    """Say what `up` serves, and whether noise is known."""
+    said = []
+    row = front.choice(sources.preferred)
+    if row is not None:
+        others = [name for name in front.workloads if name != sources.preferred]
+        names = " ".join(f"--workload {name}" for name in (sources.preferred, *others))
+        said.append(
+            f"enginehouse up {sources.model.name} {names} serves the choice for "
+            f"{sources.preferred}: {label_of(row.trial, sources)}."
+        )
+    if front.is_explored_only:
+        said.append("No finals were held under all of them, so noise is not known.")
+    return " ".join(said)
 
 
 def refused_by_exam(trials: Sequence[Trial]) -> dict[str, str]:

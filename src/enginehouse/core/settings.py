@@ -106,6 +106,9 @@ SETTINGS: dict[str, Setting] = {
             "put engines into a memory cgroup where possible",
             ("auto", "off"),
         ),
+        Setting(
+            "trials.cool_down", "duration", "60s", "longest wait when it throttles; 0s is none"
+        ),
         Setting("trials.start_deadline", "duration", "20s", "limit to start the process"),
         Setting("trials.load_deadline", "duration", "5m", "limit to load the model"),
         Setting("trials.first_token_deadline", "duration", "60s", "limit to the first token"),

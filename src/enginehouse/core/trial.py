@@ -10,6 +10,7 @@ from enginehouse.core.conditions_of_trial import Conditions
 from enginehouse.core.machine import Machine
 from enginehouse.core.measurement import Measurement
 from enginehouse.core.quality import Quality
+from enginehouse.core.throttling import CoolDown
 
 
 class Stage(str, Enum):
@@ -137,6 +138,8 @@ class Trial:
     search tried it for (`core/contest.py`); `fence` is how its memory was bounded: `cgroup v1`,
     `cgroup v2`, `systemd scope`, or `watcher` alone. `first_tok_per_s` is how fast the answer came
     that proved that there are tokens, 0 where it was too short to tell: a hint, never a rank.
+    `cool_down` is what was waited before it because the machine throttled; its times do not hold
+    that.
     """
 
     run_id: str
@@ -167,6 +170,7 @@ class Trial:
     fence: str = ""
     conditions: Conditions | None = None
     first_tok_per_s: float = 0.0
+    cool_down: CoolDown | None = None
 
     @property
     def gave_a_token(self) -> bool:

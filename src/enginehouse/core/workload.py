@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 SHORT_OUTPUT_TOKENS = 32
@@ -23,7 +24,8 @@ class Workload:
     Prompt sizes are in tokens of the message text, without the chat template's own tokens;
     `shared_prefix_tokens` is a system prompt that all requests have in common. Answers end where
     the model ends them, at `output_tokens` at most; with `forced_lengths` nowhere else, which makes
-    work equal but lets a model run on into loops that flatter speculation.
+    work equal but lets a model run on into loops that flatter speculation. `beside_tokens` is the
+    context that another workload needs which the same server shall take.
     """
 
     name: str
@@ -35,11 +37,13 @@ class Workload:
     output_tokens: int
     forced_lengths: bool = False
     seed: int = 20261123
+    beside_tokens: int = 0
 
     @property
     def context_tokens(self) -> int:
         """Tokens of context that one request needs, with room for a chat template."""
-        return self.shared_prefix_tokens + self.prompt_tokens + self.output_tokens + 128
+        own = self.shared_prefix_tokens + self.prompt_tokens + self.output_tokens + 128
+        return max(own, self.beside_tokens)
 
     def shortened(self) -> Workload:
         """Return the load that a search explores with: as many streams, shorter requests.
@@ -100,6 +104,14 @@ WORKLOADS: dict[str, Workload] = {
         ),
     )
 }
+
+
+def together(names: Sequence[str]) -> tuple[Workload, ...]:
+    """Return workloads that one server shall take: each with context for the longest request."""
+    longest = max(WORKLOADS[name].context_tokens for name in names)
+    if len(names) == 1:
+        return (WORKLOADS[names[0]],)
+    return tuple(replace(WORKLOADS[name], beside_tokens=longest) for name in names)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 
 from enginehouse.core.conditions_of_trial import Conditions, other_cores
+from enginehouse.core.throttling import throttling
 from enginehouse.edges.guard import read_swapped_bytes
+from enginehouse.edges.throttling import read_signs
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 CLOCK = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
@@ -28,6 +30,7 @@ class ConditionsWatch:
         self._busy = busy_seconds()
         self._each = seconds_by_process()
         self._swapped = read_swapped_bytes()
+        self._signs = read_signs()
 
     def read(self) -> Conditions:
         """Return the conditions from the start until now."""
@@ -46,6 +49,7 @@ class ConditionsWatch:
                 swapped - self._swapped if swapped is not None and self._swapped is not None
                 else None
             ),
+            throttling=throttling(read_signs(), self._signs),
         )  # fmt: skip
 
     def _own_seconds(self) -> float:

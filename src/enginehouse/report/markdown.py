@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 
-from enginehouse.core.report import Failure, Report, Row
+from enginehouse.core.report import Failure, FrontMark, Report, Row
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
@@ -25,6 +25,7 @@ class Markdown:
             f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(report.made_at))} UTC.",
             _facts("Machine", report.machine),
             _facts("Model", report.model_facts),
+            _front(report),
             "## Leaderboard\n\n" + _leaderboard(report.rows),
             _brought(report),
             _commands(report),
@@ -47,6 +48,31 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _facts(title: str, facts: Sequence[tuple[str, str]]) -> str:
     return f"## {title}\n\n" + table(("", ""), [(plain(k), plain(v)) for k, v in facts])
+
+
+def _front(report: Report) -> str:
+    if not report.front:
+        return ""
+    names = report.front_workloads
+    header = ("", *(f"{name}, tok/s" for name in names), "build", "candidate", "why")
+    rows = []
+    for line in report.front:
+        marks = {mark.workload: mark for mark in line.marks}
+        cells = [_mark(marks.get(name)) for name in names]
+        sign = "front" if line.is_on_front else "-"
+        rows.append((sign, *cells, plain(line.build), plain(line.label), plain(line.why)))
+    head = f"## The Pareto front over {plain(', '.join(names))}\n\n"
+    note = f"\n\n{plain(report.front_note)}" if report.front_note else ""
+    return head + table(header, rows) + note
+
+
+def _mark(mark: FrontMark | None) -> str:
+    if mark is None:
+        return "-"
+    share = "the best" if mark.share == 1 else f"{mark.share:.0%} of the best"
+    if mark.interval:
+        share += f", {mark.interval[0]:.2f} to {mark.interval[1]:.2f}"
+    return f"{mark.tok_per_s:.1f} ({share})"
 
 
 def _leaderboard(rows: Sequence[Row]) -> str:

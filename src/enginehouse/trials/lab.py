@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
 from enginehouse.core.contest import EXAM, MINIMAL, PROOF, WHOLE
 from enginehouse.core.propose import Place, Proposal
-from enginehouse.core.quality import compare
+from enginehouse.core.quality import QualityTrace, compare
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
 from enginehouse.trials.search import Watch
@@ -18,6 +18,16 @@ from enginehouse.trials.search import Watch
 LOOK_EVERY_S = 0.05
 IDLE_S = 2.0
 """A machine counts as idle when no request was in flight for so long."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is known of candidates' answers, under whatever workload it was learnt."""
+
+    traces: dict[str, QualityTrace] = field(default_factory=dict)
+    verdicts: dict[Settings, str] = field(default_factory=dict)
+    exams: dict[str, Trial] = field(default_factory=dict)
+    builds: dict[str, Build] = field(default_factory=dict)
 
 
 @dataclass
@@ -31,6 +41,14 @@ class BenchLab:
     verdicts: dict[Settings, str] = field(default_factory=dict)
     exams: dict[str, Trial] = field(default_factory=dict)
     builds: dict[str, Build] = field(default_factory=dict)
+
+    @staticmethod
+    def of(bench: Bench, watch: Watch, learnt: Learnt) -> BenchLab:
+        """Return a lab that shares what is known of answers with others."""
+        ratio = TokenRatio(traces=learnt.traces)
+        return BenchLab(
+            bench, watch, ratio, None, learnt.verdicts, learnt.exams, learnt.builds
+        )  # fmt: skip
 
     def now(self) -> float:
         return time.monotonic()
@@ -56,6 +74,7 @@ class BenchLab:
             window_s, None if is_limited else pace, purpose, proves=purpose == PROOF,
             is_short=purpose not in WHOLE and not is_limited,
             is_hinting=purpose in (MINIMAL, PROOF),
+            cool_down=await self.bench.cooler.wait(self.watch.on_step),
         )  # fmt: skip
         return await run_trial(
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
@@ -95,7 +114,8 @@ class BenchLab:
         return "" if quality.passes else quality.why
 
     async def _examine(self, candidate: Candidate) -> Trial:
-        measuring = Measuring(purpose=EXAM, examines=True)
+        cooled = await self.bench.cooler.wait(self.watch.on_step)
+        measuring = Measuring(purpose=EXAM, examines=True, cool_down=cooled)
         build = self.builds[candidate.build_digest]
         trial = await run_trial(self.bench, build, candidate, self.ratio, None, measuring)
         self.exams[candidate.id] = trial

@@ -29,6 +29,7 @@ from enginehouse.core.model import Model
 from enginehouse.core.pace import Pace
 from enginehouse.core.propose import Place
 from enginehouse.core.quality import QualityLimits, QualityTrace
+from enginehouse.core.throttling import CoolDown
 from enginehouse.core.trial import (
     AppliedRemedy,
     Deadlines,
@@ -51,6 +52,7 @@ from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.edges.slots import SlotKeeper
+from enginehouse.edges.throttling import Cooler
 from enginehouse.trials.load import LoadShape, TooSlowError, Window, ask, run_load, words_per_token
 from enginehouse.trials.quality import Examined, QualityError, measure_quality
 
@@ -102,6 +104,7 @@ class Bench:
     may_use_cgroups: bool = True
     limits: Limits | None = None
     quality: QualityLimits = field(default_factory=QualityLimits)
+    cooler: Cooler = field(default_factory=Cooler)
 
     @property
     def model(self) -> Model:
@@ -147,7 +150,7 @@ class Measuring:
 
     With `examines` the quality gate's exam is put instead of the load, with `proves` nothing beyond
     the first token. `is_short` explores with shorter requests (`Workload.shortened`); `is_hinting`
-    has a longer first answer, which tells how builds compare.
+    has a longer first answer, which tells how builds compare. `cool_down` was waited before it.
     """
 
     window_s: float = math.inf
@@ -157,6 +160,7 @@ class Measuring:
     proves: bool = False
     is_short: bool = False
     is_hinting: bool = False
+    cool_down: CoolDown | None = None
 
     def workload(self, whole: Workload) -> Workload:
         """Return what of a workload the trial sends."""
@@ -225,6 +229,7 @@ async def run_trial(
             machine_before=bench.look(),
             remedy=remedy,
             purpose=measuring.purpose,
+            cool_down=measuring.cool_down,
         )
     )
     fence = bench.fence()

@@ -135,17 +135,34 @@ class Hunt:
     exams_s: float = EXAM_S
     refused_keys: set[Settings] = field(default_factory=set)
     sound_keys: set[Settings] = field(default_factory=set)
+    hints: tuple[Candidate, ...] = ()
+    guests: int = 0
+    """How many candidates of other searches will be in the finals, which time is kept for."""
+    paused_at: float = 0.0
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
+        await self.explore()
+        await self._finals()
+        await self.ablate()
+
+    async def explore(self) -> None:
+        """Do all that comes before the finals; `hints` are tried before anything is built."""
         self.began = self.lab.now()
         self.bases = {build.digest: self.lab.minimal(build) for build in self.builds}
         for build in self.builds:
             await self._first_token(build)
+        await self._try_hints()
         await self._climb()
         await self._sample()
-        await self._finals()
-        await self._ablate()
+
+    def pause(self) -> None:
+        """Stop this search's clock, while another one has the machine."""
+        self.paused_at = self.lab.now()
+
+    def resume(self) -> None:
+        """Go on with this search's clock."""
+        self.began += self.lab.now() - self.paused_at
 
     async def run_first(self) -> None:
         """Try minimal candidates until one of the builds gives a token."""
@@ -196,7 +213,8 @@ class Hunt:
         here = {build.digest for build in self.builds}
         known = [t for t in self.known() if t.candidate.build_digest in here]
         entered = finalists(known, base, self._most(), self.refused)
-        lengths = [self._last_s(one) for one in entered or (base,)]
+        lengths = [self.whole_s(one) for one in entered or (base,)]
+        lengths[1:1] = [max(lengths)] * self.guests
         exams = sum(not self.lab.is_judged(one, base) for one in entered)
         reserve_s = finals_reserve_s(lengths, exams * self.exams_s / 2, self.budget_s)
         return self.left_s() - reserve_s
@@ -265,6 +283,20 @@ class Hunt:
             owns[trial.candidate.build_digest].append(trial)
         return fastest_first(self.builds, owns)
 
+    async def _try_hints(self) -> None:
+        """Try what another workload's search found best."""
+        served = {build.digest for build in self._served()}
+        for candidate in self.hints:
+            is_known = any(t.candidate == candidate for t in self.known())
+            if is_known or candidate.build_digest not in served or not self._may_explore():
+                continue
+            build = self._build_of(candidate)
+            if self.lab.place(build).refuse(candidate) is None:
+                proposal = Proposal(candidate, "the best under another workload")
+                await self._try(proposal, build, EXPLORE)
+                if self.best() == candidate:
+                    await self._judge_weights(candidate)
+
     async def _climb(self) -> None:
         """Climb the ladder on the fastest build, each lever on top of the best so far."""
         for build in self._served()[:1]:
@@ -300,7 +332,7 @@ class Hunt:
         What else may change answers changes them little, and is judged in who enters the finals.
         """
         key, base = precision_key(candidate), precision_key(self.base())
-        if key not in (base, *self.sound_keys) and await self._judge(candidate):
+        if key not in (base, *self.sound_keys) and await self.judge(candidate):
             self.sound_keys.add(key)
 
     def _as_known(self, trial: Trial) -> Trial:
@@ -323,7 +355,7 @@ class Hunt:
         supposed = scaled(first.measurement, hint or 1.0)
         return replace(trial, outcome=Outcome.MEASURED, measurement=supposed)
 
-    async def _judge(self, candidate: Candidate) -> bool:
+    async def judge(self, candidate: Candidate) -> bool:
         """Have a candidate's answers judged, within the budget; refuse all that answer like it."""
         base, why = self.base(), NO_TIME_TO_JUDGE
         if self.lab.is_judged(candidate, base) or self.left_s() > self.exams_s:
@@ -335,7 +367,7 @@ class Hunt:
         key = answer_key(candidate)
         self.refused_keys.add(key)
         same = {t.candidate.id for t in self.known() if answer_key(t.candidate) == key}
-        self.refused |= dict.fromkeys(same, why)
+        self.refused.update(dict.fromkeys({*same, candidate.id}, why))
         label = candidate.describe_difference(base) or "minimal"
         self.watch.on_step(f"refused: {label}: {why}")
         return False
@@ -399,17 +431,26 @@ class Hunt:
 
         Who would win has its answers judged first; whose answers break is refused and replaced.
         """
+        if not self.trials:
+            return
         base = self.base()
         entered = await self._admit(base, self._most())
         if len(entered) < 2:
             return
         if not self._fits(LEAST_ROUNDS, entered) and base in entered[1:]:
             entered = (entered[0], base)  # rounds tell more than another that is nearly as good
+        await self.hold(entered, is_hurried=len(self.trials) <= FIRST_CANDIDATES)
+
+    async def hold(self, entered: Sequence[Candidate], is_hurried: bool) -> None:
+        """Measure finalists in rounds; a hurried first round may go beyond the budget.
+
+        Who fails is not measured again: a table of whole rounds has no place for it.
+        """
         for number in range(MOST_ROUNDS):
-            needed = sum(self._last_s(c) for c in entered)
-            is_hurried = number == 0 and len(self.trials) <= FIRST_CANDIDATES
-            share = 2.0 if is_hurried else 1.0 if number < LEAST_ROUNDS else FINALS_SHARE
-            if self.left_s(share) < needed:
+            needed = sum(self.whole_s(c) for c in entered)
+            share = 1.0 if number < LEAST_ROUNDS else FINALS_SHARE
+            share = 2.0 if is_hurried and number == 0 else share
+            if not entered or self.left_s(share) < needed:
                 return
             order = list(entered)
             random.Random(f"{self.seed}/{number}").shuffle(order)
@@ -418,7 +459,9 @@ class Hunt:
                     (t.remedy for t in self.known() if t.candidate == candidate and t.remedy), None
                 )
                 proposal = Proposal(candidate, f"finals, round {number + 1}", remedy=came_from)
-                await self._try(proposal, self._build_of(candidate), FINAL)
+                tried = await self._try(proposal, self._build_of(candidate), FINAL)
+                if not tried.has_measurement:
+                    entered = tuple(one for one in entered if one != candidate)
             is_enough = number + 1 >= LEAST_ROUNDS
             if is_enough and Table.of(self.trials, entered).is_decided():
                 return
@@ -427,7 +470,7 @@ class Hunt:
         return MOST_IN_FINALS + (self.budget_s >= LONG_BUDGET_S)
 
     def _fits(self, rounds: int, entered: Sequence[Candidate]) -> bool:
-        return self.left_s() >= rounds * sum(self._last_s(one) for one in entered)
+        return self.left_s() >= rounds * sum(self.whole_s(one) for one in entered)
 
     async def _admit(self, base: Candidate, most: int) -> tuple[Candidate, ...]:
         """Return the finalists whose answers are good enough."""
@@ -436,12 +479,12 @@ class Hunt:
             known = [t for t in self.known() if t.candidate.build_digest in here]
             entered = finalists(known, base, most, self.refused)
             for candidate in entered:
-                if not await self._judge(candidate):
+                if not await self.judge(candidate):
                     break
             else:
                 return entered
 
-    async def _ablate(self) -> None:
+    async def ablate(self) -> None:
         """Measure the winner without each of its settings, where no trial shows it yet."""
         if not self.trials:
             return
@@ -453,7 +496,7 @@ class Hunt:
         build = self._build_of(winner)
         place = self.lab.place(build)
         for settings, without in ablations(winner, base):
-            if self.left_s() < self._last_s(winner):
+            if self.left_s() < self.whole_s(winner):
                 return
             seen = is_compared(self.trials, winner, without)
             if seen or place.refuse(without) is not None:
@@ -461,13 +504,18 @@ class Hunt:
             names = ", ".join(name for name, _ in settings) or "the default"
             await self._try(Proposal(without, f"what {names} brings"), build, ABLATION)
 
-    def _last_s(self, candidate: Candidate) -> float:
-        """Return how long a whole trial of a candidate takes: by its last one, else predicted."""
+    def whole_s(self, candidate: Candidate) -> float:
+        """Return how long a whole trial of a candidate takes: by its last one, else predicted.
+
+        Whom only another search knows is taken to be as fast as the base.
+        """
         own = [t for t in self.trials if t.candidate == candidate and t.has_measurement]
         whole = [t.duration_s for t in own if t.purpose in WHOLE]
         if whole:
             return whole[-1]
-        own = own or [t for t in self.known() if t.candidate == candidate and t.has_measurement]
+        known = [t for t in self.known() if t.has_measurement]
+        own = own or [t for t in known if t.candidate == candidate]
+        own = own or [t for t in known if t.candidate == self.base()]
         if not own:
             return 0.0
         place = self.lab.place(self._build_of(candidate))
