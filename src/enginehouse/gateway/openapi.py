@@ -16,10 +16,10 @@ ERRORS = {"openai": "OpenAIError", "ollama": "OllamaError", "anthropic": "Anthro
 EVERY = (401, 403, 408, 413, 429)
 """Statuses of every route: who asks, and how the request comes in."""
 ASKS_ENGINE = (404, 502, 503, 504)
-NOT_DONE = ("create", "push", "blobs")
+NOT_DONE = ("push", "blobs")
 KNOWN_AT_ONCE: dict[str, tuple[int, ...]] = {
     "version": (), "tags": (), "ps": (), "models": (), "model": (404,), "show": (404,),
-    "copy": (404,), "delete": (404,), "create": (501,), "push": (501,), "blobs": (404, 501),
+    "copy": (404,), "delete": (404,), "create": (404, 501), "push": (501,), "blobs": (404, 501),
 }  # fmt: skip
 """What operations that ask no engine give besides."""
 DIGEST = {"type": "string", "pattern": "^sha256[:-][0-9a-f]{64}$"}
@@ -72,8 +72,7 @@ def statuses(route: Route) -> tuple[int, ...]:
     500 is not among them: it would be a fault of ours.
     """
     operation = route.operation
-    takes_body = route.method != "GET" and operation not in NOT_DONE
-    found = {*EVERY, *((400,) if takes_body else ())}
+    found = {*EVERY, *((400,) if route.method != "GET" else ())}
     if operation in KNOWN_AT_ONCE:
         return tuple(sorted({*found, *KNOWN_AT_ONCE[operation]}))
     found |= {*ASKS_ENGINE}

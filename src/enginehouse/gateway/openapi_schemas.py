@@ -159,6 +159,7 @@ BODIES: dict[tuple[str, str], Schema] = {
         "model prompt", model=NAME, prompt=TEXT, options=OPTIONS, keep_alive=KEEP_ALIVE
     ),
     ("ollama", "pull"): obj("model", model=NAME, stream=FLAG),
+    ("ollama", "create"): obj("model from", model=NAME, **{"from": NAME}, stream=FLAG),
     ("ollama", "copy"): obj("source destination", source=NAME, destination=NAME),
     ("ollama", "delete"): obj("model", model=NAME),
     ("anthropic", "messages"): obj(
@@ -325,6 +326,7 @@ ANSWERS: dict[tuple[str, str], tuple[str, str]] = {
     ("ollama", "embed"): ("OllamaEmbed", ""),
     ("ollama", "embeddings"): ("OllamaEmbedding", ""),
     ("ollama", "pull"): ("OllamaProgress", "OllamaProgress"),
+    ("ollama", "create"): ("OllamaProgress", "OllamaProgress"),
     ("anthropic", "messages"): ("AnthropicMessage", "AnthropicEvent"),
     ("anthropic", "count_tokens"): ("InputTokens", ""),
 }
