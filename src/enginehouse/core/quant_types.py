@@ -19,14 +19,12 @@ class Format:
     """A quantization that a file can have: the type of most tensors and llama.cpp's file type.
 
     A pure one gives every tensor that type, the token table and the output too, where the mixtures
-    spend more bits on them (`llama-quantize --pure`). `table` is a type for those two alone: every
-    token that is made reads the output whole, which is a third of a small model's weights.
+    spend more bits on them (`llama-quantize --pure`).
     """
 
     base: str
     file_type: int
     is_pure: bool = False
-    table: str = ""
 
 
 FORMATS: dict[str, Format] = {
@@ -37,9 +35,6 @@ FORMATS: dict[str, Format] = {
     "IQ4_NL": Format("IQ4_NL", 25), "IQ4_XS": Format("IQ4_XS", 30), "Q3_K_L": Format("Q3_K", 13),
     "Q3_K_M": Format("Q3_K", 12), "Q3_K_S": Format("Q3_K", 11), "Q2_K": Format("Q2_K", 10),
     "Q4_0-pure": Format("Q4_0", 2, is_pure=True),
-    "Q4_0-table-Q4_1": Format("Q4_0", 2, table="Q4_1"),
-    "Q4_0-table-Q5_0": Format("Q4_0", 2, table="Q5_0"),
-    "Q4_0-table-IQ4_NL": Format("Q4_0", 2, table="IQ4_NL"),
 }  # fmt: skip
 """Formats that need no importance matrix."""
 
@@ -185,10 +180,8 @@ def _traits_of(header: GgufHeader) -> _Traits:
 
 def _mixed(quantization: str, tensor: TensorInfo, traits: _Traits, place: tuple[int, int]) -> str:
     """Return the type that the mixture gives a tensor, whatever its shape."""
-    base, table = FORMATS[quantization].base, FORMATS[quantization].table
+    base = FORMATS[quantization].base
     category = _category(tensor.name)
-    if table and category in ("output", "embedding"):
-        return table
     if category == "output" or (category == "embedding" and not traits.has_output):
         fits = tensor.shape[0] % GGML_TYPES[TYPE_IDS[base]][1] == 0
         return "Q6_K" if fits and base != "Q8_0" else "Q8_0"

@@ -133,8 +133,6 @@ def _command(tool: Tool, source: Path, quantization: str, draft: Path) -> tuple[
     draft.unlink(missing_ok=True)
     draft.with_suffix(".journal").unlink(missing_ok=True)
     form = FORMATS[quantization]
-    special: tuple[str, ...] = ("--pure",) if form.is_pure else ()
-    if form.table:
-        special = ("--token-embedding-type", form.table, "--output-tensor-type", form.table)
+    pure = ("--pure",) if form.is_pure else ()
     kind = str(form.file_type)
-    return (tool.path, "--allow-requantize", *special, str(source), str(draft), kind, threads)
+    return (tool.path, "--allow-requantize", *pure, str(source), str(draft), kind, threads)
