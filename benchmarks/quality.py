@@ -61,6 +61,8 @@ ROWS = (
     Row("Q5_K_M", "Q5_K_M"),
     Row("Q4_K_M", "Q4_K_M"),
     Row("Q4_0", "Q4_0"),
+    Row("Q4_0-pure", "Q4_0-pure"),
+    Row("Q4_0-pure-v8", "Q4_0-pure-v8"),
     Row("Q4_0, ngram-mod", "Q4_0", ("--spec-type", "ngram-mod"), drafts=True),
     Row("Q3_K_S", "Q3_K_S"),
     Row("Q2_K", "Q2_K"),

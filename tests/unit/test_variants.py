@@ -39,14 +39,14 @@ def worth(kind: str, width: int = 1024) -> list[str]:
 
 def test_from_full_precision_every_format_is_worth_a_trial_the_fastest_first() -> None:
     """F16 is the best source; the slowest to make is tried last."""
-    assert worth("F16") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q8_0", "Q6_K", "Q5_K_M", "IQ4_NL"]
-    assert worth("Q8_0") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q6_K", "Q5_K_M", "IQ4_NL"]
+    assert worth("F16") == ["Q4_0", "Q4_0-pure-v8", "Q4_K_M", "Q8_0", "Q6_K", "Q5_K_M", "IQ4_NL"]
+    assert worth("Q8_0") == ["Q4_0", "Q4_0-pure-v8", "Q4_K_M", "Q6_K", "Q5_K_M", "IQ4_NL"]
 
 
 def test_from_a_quantized_source_only_smaller_ones_and_q8_0_are() -> None:
     """What is lost stays lost: a larger format is worth it only for its speed."""
-    assert worth("Q4_1") == ["Q4_0", "Q4_0-pure", "Q4_K_M", "Q8_0", "IQ4_NL"]
-    assert worth("Q4_1", width=576) == ["Q4_0", "Q4_0-pure", "Q8_0", "IQ4_NL"]
+    assert worth("Q4_1") == ["Q4_0", "Q4_0-pure-v8", "Q4_K_M", "Q8_0", "IQ4_NL"]
+    assert worth("Q4_1", width=576) == ["Q4_0", "Q4_0-pure-v8", "Q8_0", "IQ4_NL"]
     assert "larger than its source" in weigh("Q4_1")["Q6_K"].refusal
     assert "no multiple of 256" in weigh("Q4_1", width=576)["Q4_K_M"].refusal
 
@@ -122,11 +122,12 @@ def test_the_least_recently_used_goes_first_and_no_more_than_must(
 
 
 def test_what_is_predicted_faster_than_the_source_comes_first() -> None:
-    """From Q4_1 the climb tries Q4_0 first; what is slower, or not known, is for the sampler."""
-    names = ("Q4_K_M", "Q4_0", "Q4_0-pure", "Q5_K_M")
+    """The fastest for the workload is tried first; what is slower, or not known, is sampled."""
+    names = ("Q4_K_M", "Q4_0", "Q4_0-pure", "Q4_0-pure-v8", "Q5_K_M")
     fast, rest = by_predicted_speed(names, "Q4_1", 128, 96)
-    assert fast == ("Q4_0", "Q4_K_M")
+    assert fast == ("Q4_0-pure-v8", "Q4_0", "Q4_K_M")
     assert rest == ("Q4_0-pure", "Q5_K_M")
+    assert by_predicted_speed(names, "Q4_1", 4096, 1)[0][0] == "Q4_0"
 
 
 def test_of_a_source_that_is_the_fastest_already_nothing_is_climbed() -> None:

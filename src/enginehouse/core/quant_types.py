@@ -19,12 +19,14 @@ class Format:
     """A quantization that a file can have: the type of most tensors and llama.cpp's file type.
 
     A pure one gives every tensor that type, the token table and the output too, where the mixtures
-    spend more bits on them (`llama-quantize --pure`).
+    spend more bits on them (`llama-quantize --pure`). `values` is what the attention's value
+    matrices get all the same: they are few, and an error in them goes into every answer.
     """
 
     base: str
     file_type: int
     is_pure: bool = False
+    values: str = ""
 
 
 FORMATS: dict[str, Format] = {
@@ -35,6 +37,7 @@ FORMATS: dict[str, Format] = {
     "IQ4_NL": Format("IQ4_NL", 25), "IQ4_XS": Format("IQ4_XS", 30), "Q3_K_L": Format("Q3_K", 13),
     "Q3_K_M": Format("Q3_K", 12), "Q3_K_S": Format("Q3_K", 11), "Q2_K": Format("Q2_K", 10),
     "Q4_0-pure": Format("Q4_0", 2, is_pure=True),
+    "Q4_0-pure-v8": Format("Q4_0", 2, is_pure=True, values="Q8_0"),
 }  # fmt: skip
 """Formats that need no importance matrix."""
 
@@ -122,6 +125,8 @@ def target_types(header: GgufHeader, quantization: str) -> tuple[Target, ...]:
             wanted = form.base
             if form.base not in ("F16", "BF16"):
                 chosen = form.base
+                if form.values and _category(tensor.name) == "v":
+                    chosen = form.values
                 if not form.is_pure:
                     chosen = _mixed(quantization, tensor, traits, place.get(tensor.name, (0, 1)))
                 wanted = _fitting(chosen, tensor)

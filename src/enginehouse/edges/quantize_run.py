@@ -133,6 +133,8 @@ def _command(tool: Tool, source: Path, quantization: str, draft: Path) -> tuple[
     draft.unlink(missing_ok=True)
     draft.with_suffix(".journal").unlink(missing_ok=True)
     form = FORMATS[quantization]
-    pure = ("--pure",) if form.is_pure else ()
+    mixture = ["--pure"] if form.is_pure else []
+    if form.values:
+        mixture += ["--tensor-type", f"attn_v.weight={form.values}"]
     kind = str(form.file_type)
-    return (tool.path, "--allow-requantize", *pure, str(source), str(draft), kind, threads)
+    return (tool.path, "--allow-requantize", *mixture, str(source), str(draft), kind, threads)
