@@ -53,7 +53,8 @@ _WEIGHTS_PER_S = {
 
 _SPEEDS = {
     "Q4_0-pure-v8": (577.0, 209.0), "Q4_0": (597.0, 195.0), "IQ4_NL": (544.0, 158.0),
-    "Q4_1": (285.0, 156.0), "Q4_K_M": (415.0, 138.0), "Q8_0": (504.0, 126.0), "Q5_K_M": (258.0, 115.0),
+    "Q4_1": (285.0, 156.0), "Q4_K_M": (415.0, 138.0), "Q8_0": (504.0, 126.0),
+    "Q5_K_M": (258.0, 115.0),
 }  # fmt: skip
 """Prefill and decode by `llama-bench` on one AVX2 machine, tok/s (docs/lab-log.md): what counts is
 how they compare. Of `Q4_0-pure-v8` they are pure's, less what its larger matrices take to read."""
