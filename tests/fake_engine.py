@@ -206,6 +206,8 @@ class Engine:
     async def embeddings(self, request: web.Request) -> web.Response:
         texts = (await request.json())["input"]
         texts = [texts] if isinstance(texts, str) else texts
+        if "break" in texts:
+            raise web.HTTPInternalServerError
         sizes = [len(t.split() if isinstance(t, str) else t) for t in texts]
         if self.script.context and max(sizes) > self.script.context:
             return web.json_response({"error": TOO_LONG}, status=400)

@@ -312,7 +312,6 @@ async def test_a_models_name_is_never_a_path(serving: Serving) -> None:
         for shown in ("/v1/models/../../etc/passwd", "/v1/models/%2e%2e%2fetc", "/v1/models/%00"):
             said = await say(port, post(shown, b"", method="GET"))
             assert (said.status, said.code) == (404, "model_not_found")
-        await say(port, post("/api/copy", b'{"source": "fake", "destination": "../../x"}'))
-        assert served.router.aliases == {"../../x:latest": "fake"} or served.router.aliases == {
-            "../../x": "fake"
-        }
+        body = b'{"source": "fake", "destination": "../../x"}'
+        assert (await say(port, post("/api/copy", body))).status == 400
+        assert not served.router.aliases

@@ -67,7 +67,7 @@ async def test_an_outcome_means_the_same_on_every_route(serving: Serving) -> Non
     """An engine's 4xx is the user's, `rejected`; its 5xx is `failed`: forwarded or read."""
     ended: list[Journey] = []
     named: list[str] = []
-    embed = {"model": "fake", "input": [1]}  # the fake engine breaks at what is no text
+    embed = {"model": "fake", "input": ["break"]}  # as the fake engine then does
     rows: list[tuple[str, dict[str, Any], int, str]] = [
         (CHAT, {**BODY, "messages": LONG}, 400, "rejected"),
         (OLLAMA, {"model": "fake", "messages": LONG}, 400, "rejected"),
