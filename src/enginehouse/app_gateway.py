@@ -28,6 +28,7 @@ from enginehouse.edges.telemetry import open_telemetry
 from enginehouse.edges.tls import open_tls
 from enginehouse.gateway.access import Guarded
 from enginehouse.gateway.contracts import Rules
+from enginehouse.gateway.kept import KeepLimits
 from enginehouse.gateway.serving import Serving
 from enginehouse.knowledge.models import load_models
 
@@ -213,6 +214,11 @@ def open_serving(settings: Settings, state: Path, library: HouseLibrary) -> Serv
             stall_limit_s=settings.seconds("gateway.stall_limit"),
             truncation=settings.text("gateway.truncation"),
             is_content_logged=settings.text("log.content") == "yes",
+            kept=KeepLimits(
+                settings.integer("gateway.responses_kept"),
+                settings.bytes("gateway.responses_memory"),
+                settings.seconds("gateway.responses_retention"),
+            ),
         ),
         access=Guarded(
             keys.keys,

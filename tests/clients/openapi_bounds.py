@@ -17,7 +17,7 @@ MOST_TOKENS = 1
 LIMITS = {
     "/v1/completions": "max_tokens", "/v1/chat/completions": "max_tokens",
     "/chat/completions": "max_tokens", "/completion": "n_predict", "/completions": "n_predict",
-    "/infill": "n_predict", "/v1/responses": "max_output_tokens",
+    "/infill": "n_predict", "/v1/responses": "max_output_tokens", "/responses": "max_output_tokens",
 }  # fmt: skip
 """The field that limits an answer, of requests that are good without it."""
 NUMBERS = {"max_tokens": MOST_TOKENS, "max_completion_tokens": MOST_TOKENS,

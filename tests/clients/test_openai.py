@@ -121,6 +121,38 @@ def test_responses(client: openai.OpenAI) -> None:
     assert counted.input_tokens > 0
 
 
+def test_responses_are_kept(client: openai.OpenAI) -> None:
+    """Pointed to, whole and streamed; shown, listed page by page, and let go."""
+    asked: Any = {"model": MODEL, "max_output_tokens": 8}
+    first = client.responses.create(input=SAY_HI, **asked)
+    with client.responses.stream(input="Again.", previous_response_id=first.id, **asked) as stream:
+        events: list[Any] = list(stream)
+    second = events[-1].response
+    assert second.previous_response_id == first.id
+    assert first.usage is not None
+    assert second.usage.input_tokens > first.usage.total_tokens
+    point: Any = [{"type": "item_reference", "id": second.output[-1].id}]
+    third = client.responses.create(input=[*point, {"role": "user", "content": "More."}], **asked)
+    assert third.output_text
+    assert client.responses.retrieve(second.id).output_text == second.output_text
+    items: list[Any] = list(client.responses.input_items.list(second.id, order="asc", limit=1))
+    assert [item.role for item in items] == ["user", "assistant", "user"]
+    assert items[1].id == first.output[-1].id
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+    with pytest.raises(openai.BadRequestError) as lost:
+        client.responses.create(input="Once more.", previous_response_id=second.id, **asked)
+    assert (lost.value.code, lost.value.param) == (
+        "previous_response_not_found", "previous_response_id"
+    )  # fmt: skip
+    secret: Any = client.responses.create(input=SAY_HI, store=False, **asked)
+    with pytest.raises(openai.NotFoundError) as never:
+        client.responses.create(input=[{"type": "item_reference", "id": secret.output[-1].id}],
+                                **asked)  # fmt: skip
+    assert never.value.code == "item_not_found"
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_responses_carry_logprobs(client: openai.OpenAI, is_stream: bool) -> None:
     """Where they are included, each token of the text has its own, and they spell it."""

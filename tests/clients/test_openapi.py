@@ -66,7 +66,8 @@ def named(node: Any) -> Any:
 
 
 TWICE = ("/chat/completions", "/rerank", "/v1/reranking", "/reranking", "/completions",
-         "/embedding", "/models", "/v1/health")  # fmt: skip
+         "/embedding", "/models", "/v1/health", "/responses", "/responses/{id}",
+         "/responses/{id}/input_items")  # fmt: skip
 """Further paths of routes that are asked anyway."""
 
 

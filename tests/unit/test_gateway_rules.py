@@ -232,11 +232,11 @@ def test_an_anthropic_request_is_read_whole() -> None:
 
 
 def test_a_response_request_says_what_it_cannot_have() -> None:
-    """Items that are not stored are refused with the way out."""
+    """Conversations that are not kept are refused with the way out."""
     with pytest.raises(UserError) as refused:
-        read_request({"input": [{"type": "item_reference", "id": "fc_1"}]})
+        read_request({"input": "Hi.", "conversation": "conv_1"})
     assert refused.value.report.id == "request.stateful"
-    assert "store: false" in refused.value.report.remedies[0]
+    assert "previous_response_id" in refused.value.report.remedies[0]
 
 
 def test_which_stop_ended_an_answer_is_told() -> None:

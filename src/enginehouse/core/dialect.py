@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from enginehouse.core.catalog import Served
 from enginehouse.core.chat import Completion, Delta, Embeddings, Moment
 from enginehouse.core.errors import ErrorReport
+from enginehouse.core.kept import NOTHING, Kept, Shelf
 
 
 class RouteKind(str, Enum):
@@ -58,12 +59,19 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Received:
-    """A client's request as a dialect reads it; `at` is Unix time."""
+    """A client's request as a dialect reads it; `at` is Unix time.
+
+    `answer_id` is unique, where `request_id` may be the client's own. `kept` are the earlier
+    answers that this client may point to.
+    """
 
     body: bytes
     request_id: str = ""
     at: float = 0.0
     path_params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    answer_id: str = ""
+    kept: Shelf = NOTHING
 
 
 class Voice(Protocol):
@@ -111,6 +119,7 @@ class Ask:
     `begins_with_usage` wants the prompt's tokens known when the stream begins, `names_stop` the
     stop sequence that ended the answer.
     With `may_cut` a text to embed that is too long is cut, which is told.
+    `kept` returns what later requests may point to, once the answer has ended whole.
     """
 
     model: str
@@ -125,6 +134,7 @@ class Ask:
     names_stop: bool = False
     memory: Memory | None = None
     may_cut: bool = False
+    kept: Callable[[], Kept] | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +230,15 @@ class Delete:
     model: str
 
 
-Intent = Ask | Show | Count | Tokenize | Load | Pull | Copy | Delete
+@dataclass(frozen=True)
+class Forget:
+    """Let a kept answer of this client go."""
+
+    id: str
+    rendered: Rendered
+
+
+Intent = Ask | Show | Count | Tokenize | Load | Pull | Copy | Delete | Forget
 
 
 class Dialect(Protocol):

@@ -62,6 +62,11 @@ SETTINGS: dict[str, Setting] = {
         Setting("gateway.body_limit", "duration", "60s", "time for a request's body; 0s for ever"),
         Setting("gateway.time_limit", "duration", "0s", "time for a whole answer; 0s for ever"),
         Setting("gateway.stall_limit", "duration", "60s", "time a client may read nothing"),
+        Setting(
+            "gateway.responses_kept", "integer", 1000, "responses kept for later ones; 0: none"
+        ),
+        Setting("gateway.responses_memory", "bytes", "64MiB", "most memory for them"),
+        Setting("gateway.responses_retention", "duration", "1h", "time they stay; 0s for ever"),
         Setting("gateway.origins", "text", "", "web pages that may ask, e.g. https://home.lan"),
         Setting("gateway.hosts", "text", "", "further names this endpoint is reached by"),
         Setting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import uuid
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from enginehouse.edges.http_guard import LINE, Line
 
 Headers = list[tuple[bytes, bytes]]
 MOST_NOTES = 12
+UNSAFE = re.compile(r"[^0-9A-Za-z_.-]")
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -197,6 +199,16 @@ def request_id_of(scope: Scope) -> str:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
             return str(value.decode("latin-1"))
     return uuid.uuid4().hex
+
+
+def answer_id_of(scope: Scope, request_id: str) -> str:
+    """Return an id that no other answer has, of characters that a path may have.
+
+    A client may give the same x-request-id twice, and must not get the other answer for it.
+    """
+    if header_of(scope, b"x-request-id") != request_id:
+        return request_id
+    return f"{UNSAFE.sub('_', request_id)}_{uuid.uuid4().hex[:12]}"
 
 
 def line_of(scope: Scope) -> Line:

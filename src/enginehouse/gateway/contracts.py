@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.types import Scope
@@ -11,6 +11,7 @@ from starlette.types import Scope
 from enginehouse.core.catalog import no_model
 from enginehouse.core.chat import Usage
 from enginehouse.gateway.gate import Caller
+from enginehouse.gateway.kept import KeepLimits
 from enginehouse.gateway.router import Offer
 
 
@@ -24,6 +25,7 @@ class Rules:
     stall_limit_s: float = 60.0
     truncation: str = "error"
     is_content_logged: bool = False
+    kept: KeepLimits = field(default_factory=KeepLimits)
 
 
 class Access(Protocol):

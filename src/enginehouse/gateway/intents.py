@@ -16,6 +16,7 @@ from enginehouse.core.dialect import (
     Count,
     Delete,
     Dialect,
+    Forget,
     Load,
     Pull,
     Show,
@@ -248,7 +249,13 @@ class _Turn:
                 completion = self._reader.whole(completion)
             body = self._ask.voice.whole(completion, self._moment())
         journey.first_byte_s = journey.total_s
+        self._keep()
         await self._answer.whole(200, body)
+
+    def _keep(self) -> None:
+        """Keep an answer that has ended whole, just before the client can point to it."""
+        if self._ask.kept is not None:
+            self._proxy.kept.keep(self._journey.caller.key, self._ask.kept())
 
     async def _stream(self, offer: Offer, server: Server, upstream: EngineStream) -> None:
         journey, voice = self._journey, self._ask.voice
@@ -287,7 +294,9 @@ class _Turn:
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
         await self._remember(offer, server, "".join(texts))
-        await pipe.finish(self._begin() + voice.end(self._moment()))
+        end = self._begin() + voice.end(self._moment())
+        self._keep()
+        await pipe.finish(end)
 
 
 def name_for_engine(
@@ -312,6 +321,15 @@ async def carry_show(
 ) -> str:
     """Send what is known already."""
     await answer.render(show.rendered)
+    return "served"
+
+
+async def carry_forget(
+    proxy: Proxy, forget: Forget, dialect: Dialect, answer: Answer, journey: Journey
+) -> str:
+    """Let a kept answer go."""
+    proxy.kept.forget(journey.caller.key, forget.id)
+    await answer.render(forget.rendered)
     return "served"
 
 
@@ -466,4 +484,5 @@ INTENTS: dict[type, Callable[..., Awaitable[str]]] = {
     Pull: carry_pull,
     Copy: carry_copy,
     Delete: carry_delete,
+    Forget: carry_forget,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from enginehouse.core.dialect import Dialect, Route, RouteKind
 from enginehouse.core.statuses import STATUS
-from enginehouse.gateway.openapi_schemas import ANSWERS, BODIES, COMPONENTS, Schema, ref
+from enginehouse.gateway.openapi_schemas import ANSWERS, BODIES, COMPONENTS, QUERIES, Schema, ref
 
 STREAMS = {"openai": "text/event-stream", "anthropic": "text/event-stream",
            "ollama": "application/x-ndjson"}  # fmt: skip
@@ -19,6 +19,7 @@ ASKS_ENGINE = (404, 502, 503, 504)
 NOT_DONE = ("push", "blobs")
 KNOWN_AT_ONCE: dict[str, tuple[int, ...]] = {
     "version": (), "tags": (), "ps": (), "models": (), "model": (404,), "show": (404,),
+    "response": (400, 404), "forget_response": (404,), "input_items": (400, 404),
     "copy": (404,), "delete": (404,), "create": (404, 501), "push": (501,), "blobs": (404, 501),
 }  # fmt: skip
 """What operations that ask no engine give besides."""
@@ -100,13 +101,15 @@ def _operation(dialect: Dialect, route: Route) -> dict[str, Any]:
         "tags": [dialect.name],
         "responses": responses,
     }
-    names = re.findall(r"{(\w+)", route.path)
-    if names:
-        shown["parameters"] = [
-            {"name": name, "in": "path", "required": True,
-             "schema": DIGEST if name == "digest" else {"type": "string", "minLength": 1}}
-            for name in names
-        ]  # fmt: skip
+    parameters = [
+        {"name": name, "in": "path", "required": True,
+         "schema": DIGEST if name == "digest" else {"type": "string", "minLength": 1}}
+        for name in re.findall(r"{(\w+)", route.path)
+    ]  # fmt: skip
+    asked = QUERIES.get(key, {}).items()
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in asked]
+    if parameters:
+        shown["parameters"] = parameters
     body: Schema | None = BODIES.get(key)
     if body is not None:
         content = {"application/json": {"schema": body}}

@@ -122,7 +122,8 @@ BODIES: dict[tuple[str, str], Schema] = {
     ("openai", "apply_template"): obj("messages", messages=MESSAGES),
     ("openai", "responses"): obj(
         "input",
-        model=TEXT, instructions=TEXT, stream=FLAG, max_output_tokens=MOST, tools=many(
+        model=TEXT, instructions=TEXT, stream=FLAG, store=maybe(FLAG), max_output_tokens=MOST,
+        previous_response_id=maybe(TEXT), tools=many(
             obj("type name", type=one_of("function"), name=NAME, parameters=OBJECT)),
         input={"anyOf": [TEXT, many(obj("role content", role=one_of("user", "assistant", "system"),
                                         content=TEXT), 1)]},
@@ -170,6 +171,14 @@ BODIES: dict[tuple[str, str], Schema] = {
     ("anthropic", "count_tokens"): obj("model messages", **CLAUDE),
 }  # fmt: skip
 """What the readers of the dialects take; what is forwarded may have the engine's further fields."""
+
+QUERIES: dict[tuple[str, str], dict[str, Schema]] = {
+    ("openai", "input_items"): {
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+        "order": one_of("asc", "desc"), "after": TEXT,
+    },
+}  # fmt: skip
+"""What may stand behind the question mark."""
 
 DETAILS = obj(
     "format family families parameter_size quantization_level",
@@ -243,6 +252,14 @@ COMPONENTS: dict[str, Schema] = {
         id=TEXT, object=one_of("response"), created_at=COUNT, model=TEXT, output=many(OBJECT),
         status=one_of("completed", "incomplete", "failed"), usage=maybe(CLAUDE_USAGE),
     ),
+    "ForgottenResponse": obj(
+        "id object deleted", id=TEXT, object=one_of("response"), deleted=FLAG
+    ),
+    "ItemList": obj(
+        "object data first_id last_id has_more",
+        object=one_of("list"), data=many(obj("type id", type=TEXT, id=TEXT)),
+        first_id=maybe(TEXT), last_id=maybe(TEXT), has_more=FLAG,
+    ),
     "ResponseEvent": obj("type sequence_number", type=TEXT, sequence_number=COUNT),
     "InputTokens": obj("input_tokens", input_tokens=COUNT),
     "Tokens": obj("tokens count max_model_len", tokens=many({"anyOf": [COUNT, OBJECT]}),
@@ -312,6 +329,9 @@ ANSWERS: dict[tuple[str, str], tuple[str, str]] = {
     ("openai", "slots"): ("Objects", ""),
     ("openai", "lora"): ("Objects", ""),
     ("openai", "responses"): ("Response", "ResponseEvent"),
+    ("openai", "response"): ("Response", ""),
+    ("openai", "forget_response"): ("ForgottenResponse", ""),
+    ("openai", "input_items"): ("ItemList", ""),
     ("openai", "count"): ("InputTokens", ""),
     ("openai", "tokenize"): ("Tokens", ""),
     ("openai", "detokenize"): ("Text", ""),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import aiohttp
 import msgspec
@@ -27,6 +28,7 @@ from enginehouse.edges.engine_stream import EngineStream, open_stream
 from enginehouse.gateway.answer import (
     Answer,
     RequestError,
+    answer_id_of,
     header_of,
     line_of,
     read_body,
@@ -37,6 +39,7 @@ from enginehouse.gateway.contracts import Access, Library, NoLibrary, Open, Rule
 from enginehouse.gateway.gate import RejectedError
 from enginehouse.gateway.intents import INTENTS, keep_loaded
 from enginehouse.gateway.journey import Journey
+from enginehouse.gateway.kept import KeptAnswers
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.peek import Peek, peek_at
 from enginehouse.gateway.pipe import Pipe
@@ -90,11 +93,13 @@ class Proxy:
         self.now = time.time
         self._on_end = on_end
         self.journeys: set[Journey] = set()
+        self.kept = KeptAnswers(self.rules.kept)
 
     async def watch(self) -> None:
         """End requests whose client stalls or that take longer than they may; never returns."""
         while True:
             await asyncio.sleep(1.0)
+            self.kept.expire()
             now = time.perf_counter()
             for journey in list(self.journeys):
                 stalled_s = now - journey.sending_since if journey.sending_since else 0.0
@@ -223,7 +228,11 @@ class Proxy:
         self, dialect: Dialect, route: Route, scope: Scope, body: bytes, answer: Answer,
         journey: Journey,
     ) -> str:  # fmt: skip
-        received = Received(body, answer.request_id, time.time(), scope.get("path_params", {}))
+        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+        received = Received(
+            body, answer.request_id, time.time(), scope.get("path_params", {}), query,
+            answer_id_of(scope, answer.request_id), self.kept.shelf(journey.caller.key),
+        )  # fmt: skip
         intent: Intent = dialect.read(
             route, received, self.router.catalog(route.operation in SHOWS_MEMORY)
         )

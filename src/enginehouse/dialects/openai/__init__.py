@@ -32,9 +32,13 @@ from enginehouse.core.errors import ErrorReport, error_text
 from enginehouse.core.keep_alive import read_keep_alive
 from enginehouse.dialects.openai.chat_voice import CompletionVoice
 from enginehouse.dialects.openai.responses import read_request
+from enginehouse.dialects.openai.responses_kept import keep_response, read_kept, whole_request
 from enginehouse.dialects.openai.responses_voice import ResponseVoice
 
 CHAT = "/v1/chat/completions"
+OF_KEPT = ("response", "forget_response", "input_items")
+PARAMS = {"previous_response_not_found": "previous_response_id", "item_not_found": "input"}
+"""The field that an error is about, where OpenAI's clients look for it."""
 LLAMA = ("llama.cpp",)
 """llama-server's own routes, there where it is the engine."""
 
@@ -71,6 +75,12 @@ ROUTES = (
     _forward("/lora-adapters", "lora", "loaded adapters", engines=LLAMA, method="GET"),
     _read("POST", "/v1/responses", "responses", "answer, as output items"),
     _read("POST", "/responses", "responses", "the same"),
+    _read("GET", "/v1/responses/{id}", "response", "a response that is kept"),
+    _read("GET", "/responses/{id}", "response", "the same"),
+    _read("DELETE", "/v1/responses/{id}", "forget_response", "let a response go"),
+    _read("DELETE", "/responses/{id}", "forget_response", "the same"),
+    _read("GET", "/v1/responses/{id}/input_items", "input_items", "what came before a response"),
+    _read("GET", "/responses/{id}/input_items", "input_items", "the same"),
     _read("POST", "/v1/responses/input_tokens", "count", "count the tokens of a prompt"),
     _read("POST", "/responses/input_tokens", "count", "the same"),
     _read("POST", "/v1/chat/completions/input_tokens", "count", "count the tokens of a prompt"),
@@ -101,24 +111,20 @@ class OpenAI:
             if served is None:
                 raise no_model(wanted)
             return _show(_model(served))
+        if route.operation in OF_KEPT:
+            return read_kept(route.operation, received)
         fields = read_object(received.body)
         model = text_of(fields, "model")
         if route.operation in ("tokenize", "detokenize"):
             return Tokenize(model, fields, route.operation == "detokenize")
         if route.operation == "count":
             is_chat = "messages" in fields
-            body = fields if is_chat else read_request(fields)[0]
+            told = fields if is_chat else whole_request(fields, received.kept).fields
+            body = fields if is_chat else read_request(told)[0]
             return Count(model, body, _render_count)
         if route.operation == "chat":
             return _read_chat(fields, model, received)
-        body, notes = read_request(fields)
-        voice = ResponseVoice(model, f"resp_{received.request_id}", fields, received.at)
-        is_stream = bool_of(fields, "stream", False)
-        context = number_of(fields, "num_ctx")
-        return Ask(
-            model, CHAT, body, voice, is_stream, tuple(notes), read_keep_alive(fields),
-            int(context) if context else None,
-        )  # fmt: skip
+        return _read_response(fields, model, received)
 
     def render_error(self, report: ErrorReport, status: int) -> Rendered:
         """Render an error before the first byte of an answer."""
@@ -153,6 +159,21 @@ def _read_chat(fields: dict[str, Any], model: str, received: Received) -> Ask:
     return Ask(
         model, CHAT, body, voice, bool_of(fields, "stream", False), tuple(notes),
         read_keep_alive(fields), int(context) if context else None,
+    )  # fmt: skip
+
+
+def _read_response(fields: dict[str, Any], model: str, received: Received) -> Ask:
+    told = whole_request(fields, received.kept)
+    body, notes = read_request(told.fields)
+    if fields.get("store") and not told.is_kept:
+        notes.append("store is not supported: nothing is kept")
+    id = f"resp_{received.answer_id or received.request_id}"
+    voice = ResponseVoice(model, id, fields, received.at, told.is_kept)
+    context = number_of(fields, "num_ctx")
+    return Ask(
+        model, CHAT, body, voice, bool_of(fields, "stream", False), tuple(notes),
+        read_keep_alive(fields), int(context) if context else None,
+        kept=(lambda: keep_response(told, voice.final or {})) if told.is_kept else None,
     )  # fmt: skip
 
 
@@ -197,7 +218,7 @@ def _error(report: ErrorReport, status: int) -> dict[str, object]:
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if 400 <= status < 500 else "server_error")
     error: dict[str, Any] = {
-        "message": error_text(report), "type": kind, "param": None,
+        "message": error_text(report), "type": kind, "param": PARAMS.get(report.id),
         "code": report.id, "from": report.turn,
     }  # fmt: skip
     if report.remedies:

@@ -1,4 +1,4 @@
-"""Read OpenAI's Responses requests into the internal request (stateless: nothing is stored)."""
+"""Read OpenAI's Responses requests, with their whole input, into the internal request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty"
 READ_FIELDS = frozenset(
     {"model", "input", "instructions", "max_output_tokens", "tools", "tool_choice", "stream",
      "parallel_tool_calls", "text", "reasoning", "metadata", "user", "stream_options",
-     "top_logprobs", "prompt_cache_key", "safety_identifier", "service_tier", *SAMPLING}
+     "top_logprobs", "prompt_cache_key", "safety_identifier", "service_tier", "store",
+     "previous_response_id", *SAMPLING}
 )  # fmt: skip
 
 
@@ -35,13 +36,12 @@ PARTS = ("input_text", "output_text", "refusal", "input_image")
 
 def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the internal request and notes on what is not honoured."""
-    if fields.get("previous_response_id") or fields.get("conversation"):
+    if fields.get("conversation"):
         raise UserError(
-            "request.stateful",
-            "earlier responses are not stored",
-            evidence=("previous_response_id and conversation mean nothing here",),
-            remedies=("send the whole conversation as input",),
-        )
+            "request.stateful", "conversations are not kept",
+            evidence=("conversation means nothing here",),
+            remedies=("send previous_response_id", "send the whole conversation as input"),
+        )  # fmt: skip
     if bool_of(fields, "background", False):
         raise UserError(
             "request.stateful", "background responses are not supported",
@@ -64,11 +64,9 @@ def read_request(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if effort := text_of(reasoning, "effort"):
         body["reasoning_effort"] = effort
         body.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
-    if fields.get("store"):
-        notes.append("store is not supported: nothing is kept")
     if text_of(fields, "truncation") == "auto":
         notes.append("truncation follows the server's own policy")
-    known = READ_FIELDS | {"store", "truncation", "background", "include", "keep_alive", "num_ctx"}
+    known = READ_FIELDS | {"truncation", "background", "include", "keep_alive", "num_ctx"}
     notes += [f"{name} is not supported" for name in fields if name not in known]
     return body, notes
 
@@ -107,12 +105,6 @@ def _read_input(fields: Mapping[str, Any], notes: list[str]) -> list[dict[str, A
             _add_call(messages, item)
         elif kind == "function_call_output":
             messages.append(_output(item, position))
-        elif kind == "item_reference":
-            raise UserError(
-                "request.stateful", "earlier items are not stored",
-                evidence=(f"input[{position}] is an item_reference",),
-                remedies=("send the items themselves; clients do with store: false",),
-            )  # fmt: skip
         elif kind == "reasoning":
             thoughts = _thoughts(item)
             if not thoughts:

@@ -31,12 +31,14 @@ ECHOED: dict[str, Any] = {
 
 @dataclass
 class ResponseVoice:
-    """The answer to `/v1/responses`."""
+    """The answer to `/v1/responses`; `final` is the whole response once it has ended."""
 
     model: str
     id: str
     request: Mapping[str, Any]
     created: float
+    is_kept: bool = False
+    final: dict[str, Any] | None = None
     stream_type: str = "text/event-stream"
     _collector: Collector = field(default_factory=Collector)
     _sequence: int = -1
@@ -81,7 +83,7 @@ class ResponseVoice:
         shown += self._leave()
         answer = self._collector.completion()
         kind = "incomplete" if answer.finish == "length" else "completed"
-        response = self._response(kind, self._done, answer.usage, moment)
+        response = self.final = self._response(kind, self._done, answer.usage, moment)
         return shown + self._event(f"response.{kind}", {"response": response})
 
     def keep_alive(self, moment: Moment) -> bytes:
@@ -99,7 +101,8 @@ class ResponseVoice:
         output += [self._call(call, call.arguments, "completed") for call in answer.tool_calls]
         kind = "incomplete" if answer.finish == "length" else "completed"
         warnings = {"warnings": [moment.warning]} if moment.warning else {}
-        return _ENCODE({**self._response(kind, output, answer.usage, moment), **warnings})
+        self.final = self._response(kind, output, answer.usage, moment)
+        return _ENCODE({**self.final, **warnings})
 
     def _response(
         self, status: str, output: list[dict[str, Any]], usage: Usage | None, moment: Moment
@@ -119,8 +122,8 @@ class ResponseVoice:
             "incomplete_details": reason,
             "model": self.model,
             "output": list(output),
-            "previous_response_id": None,
-            "store": False,
+            "previous_response_id": self.request.get("previous_response_id") or None,
+            "store": self.is_kept,
             "usage": _usage(usage) if usage else None,
         }
 
