@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.choose import choose
+from enginehouse.core.conditions_of_trial import Conditions
 from enginehouse.core.contest import FINAL, Table, ablations, contributions, finalists
 from enginehouse.core.interval import interval_of, ratio_interval
 from enginehouse.core.trial import Outcome, Trial
@@ -53,6 +54,16 @@ def test_noise_widens_the_interval_until_nothing_is_decided() -> None:
     assert versus is not None
     assert versus.holds_one
     assert not table.is_decided()
+
+
+def test_what_was_disturbed_counts_only_where_too_little_else_is_there() -> None:
+    """A round that another process spoiled hides nothing once two others are there."""
+    busy = Conditions(seconds=5.0, load_average=3.0, other_cores=0.6)
+    spoiled = dataclasses.replace(final(FAST, 30.0), conditions=busy)
+    trials = [final(BASE, 100.0), spoiled, final(FAST, 120.0), final(BASE, 101.0)]
+    assert Table.of(trials, [FAST, BASE]).rates[FAST.id] == (30.0, 120.0)
+    trials.append(final(FAST, 121.0))
+    assert Table.of(trials, [FAST, BASE]).rates[FAST.id] == (120.0, 121.0)
 
 
 @given(st.integers(0, 10_000))

@@ -28,6 +28,8 @@ TIE = 0.03
 """Means closer than this share count as a tie although noise is smaller: not worth a risk."""
 BAR = 0.9
 """Who explored at less than this share of the best is not measured again: noise is not so large."""
+LEAST_CALM = 2
+"""Rounds that have to be undisturbed for the disturbed ones to be left out."""
 COUPLED = (("slots", "prefix_sharing"),)
 """Settings that mean nothing without one another, and are taken away together."""
 
@@ -40,17 +42,22 @@ class Table:
 
     @staticmethod
     def of(trials: Sequence[Trial], candidates: Sequence[Candidate]) -> Table:
-        """Build the table of whole rounds of the finals' trials, oldest first."""
-        rates = {
+        """Build the table of whole rounds of the finals' trials, oldest first.
+
+        What something else on the machine disturbed is left out, where two rounds are left then.
+        """
+        finals = {
             c.id: [
-                throughput(t)
+                t
                 for t in trials
                 if t.candidate.id == c.id and t.purpose == FINAL and t.has_measurement
             ]
             for c in candidates
         }
-        rounds = min(map(len, rates.values()), default=0)
-        return Table({id: tuple(values[:rounds]) for id, values in rates.items()})
+        calm = {id: [t for t in row if not is_disturbed(t)] for id, row in finals.items()}
+        chosen = calm if min(map(len, calm.values()), default=0) >= LEAST_CALM else finals
+        rounds = min(map(len, chosen.values()), default=0)
+        return Table({id: tuple(map(throughput, row[:rounds])) for id, row in chosen.items()})
 
     @property
     def rounds(self) -> int:
@@ -95,6 +102,11 @@ class Table:
         best = max(self.rates, key=self.rate)
         ratios = [self.ratio(other, best) for other in self.rates if other != best]
         return all(r is not None and (r.high < 1.0 or r.low > 1 - TIE) for r in ratios)
+
+
+def is_disturbed(trial: Trial) -> bool:
+    """Whether something else on the machine disturbed a measurement."""
+    return trial.conditions is not None and bool(trial.conditions.disturbance)
 
 
 def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from enginehouse.core.contest import (
     explored_rates,
     finalists,
     is_compared,
+    is_disturbed,
 )
 from enginehouse.core.measurement import scaled
 from enginehouse.core.propose import Place, Proposal, base_of, propose, throughput
@@ -444,7 +445,8 @@ class Hunt:
     async def hold(self, entered: Sequence[Candidate], is_hurried: bool) -> None:
         """Measure finalists in rounds; a hurried first round may go beyond the budget.
 
-        Who fails is not measured again: a table of whole rounds has no place for it.
+        Who fails is not measured again: a table of whole rounds has no place for it. What something
+        else on the machine disturbed is, once, while there is time.
         """
         for number in range(MOST_ROUNDS):
             needed = sum(self.whole_s(c) for c in entered)
@@ -454,12 +456,16 @@ class Hunt:
                 return
             order = list(entered)
             random.Random(f"{self.seed}/{number}").shuffle(order)
-            for candidate in order:
+            for place, candidate in enumerate(order):
                 came_from = next(
                     (t.remedy for t in self.known() if t.candidate == candidate and t.remedy), None
                 )
                 proposal = Proposal(candidate, f"finals, round {number + 1}", remedy=came_from)
                 tried = await self._try(proposal, self._build_of(candidate), FINAL)
+                rest_s = sum(self.whole_s(c) for c in order[place:])
+                if tried.has_measurement and is_disturbed(tried) and self.left_s() > rest_s:
+                    again = replace(proposal, reason=f"{proposal.reason}, again: it was disturbed")
+                    tried = await self._try(again, self._build_of(candidate), FINAL)
                 if not tried.has_measurement:
                     entered = tuple(one for one in entered if one != candidate)
             is_enough = number + 1 >= LEAST_ROUNDS
