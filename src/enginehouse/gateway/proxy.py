@@ -118,37 +118,41 @@ class Proxy:
                     )
 
     async def serve(
-        self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Serve one request; it ends as exactly one outcome, which is counted."""
+        self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send,
+        spoken: Dialect,
+    ) -> None:  # fmt: skip
+        """Serve one request; it ends as exactly one outcome, which is counted.
+
+        `spoken` is the dialect of its errors: the client's, where dialects share a route.
+        """
         answer = Answer(send, request_id_of(scope), line_of(scope))
-        answer.name_id(dialect.id_header)
+        answer.name_id(spoken.id_header)
         journey = Journey(
-            dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
+            spoken.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
         )
         self.journeys.add(journey)
         try:
             journey.outcome = await self._serve(dialect, route, scope, receive, answer, journey)
         except RequestError as problem:
-            await self._refuse(dialect, answer, journey, problem)
+            await self._refuse(spoken, answer, journey, problem)
         except asyncio.CancelledError:
             journey.outcome = "cancelled"
             raise
         except UpstreamError as problem:
             journey.error_id = problem.report.id
             journey.outcome = outcome_of(problem.report)
-            await self._say(dialect, answer, problem.report, problem.status)
+            await self._say(spoken, answer, problem.report, problem.status)
         except EnginehouseError as problem:
             journey.error_id = problem.report.id
             journey.outcome = outcome_of(problem.report)
             retry_s = getattr(problem, "retry_after_s", 0)
             if isinstance(problem, RejectedError):
                 journey.outcome = "rejected"
-            await self._say(dialect, answer, problem.report, 0, retry_s)
+            await self._say(spoken, answer, problem.report, 0, retry_s)
         except Exception:
             log.exception("a fault of ours at %s", route.path)
             journey.outcome, journey.error_id = "failed", FAULT.id
-            await self._say(dialect, answer, FAULT)
+            await self._say(spoken, answer, FAULT)
         finally:
             self.journeys.discard(journey)
             journey.status = answer.status
