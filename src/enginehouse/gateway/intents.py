@@ -73,6 +73,8 @@ async def carry_ask(
     proxy: Proxy, ask: Ask, dialect: Dialect, answer: Answer, journey: Journey
 ) -> str:
     """Ask the engine, and render its answer in the dialect's voice."""
+    if ask.upstream_path == EMBEDDINGS:
+        proxy.check_embeds(ask.model)
     turn = _Turn(proxy, ask, answer, journey)
     outcome = await proxy.with_server(
         ask.model, ask.context_tokens, None, turn.attempt, answer, journey,

@@ -246,6 +246,8 @@ class Proxy:
             asked = self.router.offer(peek.model or "")
             if asked is not None and not asked.has_own_tools:
                 return await self._read(dialect, route, scope, body, answer, journey)
+        if route.operation == "embeddings":
+            self.check_embeds(peek.model or "")
         is_stream = bool(peek.stream)
         keep_alive_s = read_keep_alive({"keep_alive": peek.keep_alive})
 
@@ -303,6 +305,16 @@ class Proxy:
             body = msgspec.json.encode(fields)
         await answer.whole(status, body, kind.encode())
         return "served"
+
+    def check_embeds(self, model: str) -> None:
+        """Refuse vectors of a model that gives none, before anything is loaded for it.
+
+        Raises:
+            UserError: `request.embeddings.unsupported`, `model_not_found`.
+        """
+        offer, _ = self.router.standing(self.router.require(model))
+        if "embedding" not in offer.served.capabilities:
+            raise no_embeddings(offer.served.name)
 
     async def with_server(
         self, model: str, context: int | None, route: Route | None,
@@ -548,7 +560,7 @@ def _check_route(route: Route, offer: Offer, server: Server) -> None:
     """
     if route.engines and server.plan.engine not in route.engines:
         raise _not_there(route, server.plan.engine)
-    if route.operation in ("embeddings", "embed") and not server.plan.can_embed:
+    if route.operation == "embeddings" and not server.plan.can_embed:
         raise no_embeddings(offer.served.name)
 
 
