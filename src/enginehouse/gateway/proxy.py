@@ -188,9 +188,17 @@ class Proxy:
         journey: Journey,
     ) -> str:  # fmt: skip
         journey.caller = self.access.check(scope, route.scope)
-        body = await read_body(
-            receive, answer.line, self.rules.request_limit_bytes, self.rules.body_limit_s
-        )
+        journey.task = asyncio.current_task()
+        try:
+            body = await read_body(
+                receive, answer.line, self.rules.request_limit_bytes, self.rules.body_limit_s
+            )
+        except asyncio.CancelledError:
+            if journey.ended_by is not None:
+                raise RequestError(journey.ended_by, status_of(journey.ended_by)) from None
+            raise
+        finally:
+            journey.task = None
         if self.rules.is_content_logged:
             journey.prompt = body.decode("utf-8", "replace")
             answer.copy = journey.answer
