@@ -32,10 +32,11 @@ from enginehouse.gateway.answer import (
     read_body,
     request_id_of,
 )
+from enginehouse.gateway.asking import keep_loaded
 from enginehouse.gateway.choices import answer_several
 from enginehouse.gateway.contracts import Access, Library, NoLibrary, Open, Rules
 from enginehouse.gateway.gate import RejectedError
-from enginehouse.gateway.intents import INTENTS, keep_loaded
+from enginehouse.gateway.intents import INTENTS
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.peek import Peek, peek_at
