@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.body import read_object
+from enginehouse.core.body import missing, read_object
 from enginehouse.core.catalog import no_embeddings, plain_name
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
@@ -251,6 +251,8 @@ class Proxy:
         if route.method == "GET":
             return await self._fetch(route, answer, journey)
         peek = peek_at(body)
+        if route.operation == "chat" and peek.has_no_messages:
+            raise missing("messages", "at least one message")
         if len(peek.tools) > 4 and route.operation == "chat":
             asked = self.router.offer(peek.model or "")
             if asked is not None and not asked.has_own_tools:
