@@ -22,6 +22,7 @@ from enginehouse.edges.keys_file import KeysFile
 from enginehouse.edges.model_sources import resolve_model
 from enginehouse.edges.paths import ALIASES_NAME, KEYS_NAME, REQUEST_LOG_NAME, cache_dir
 from enginehouse.edges.probes import read_available_bytes
+from enginehouse.edges.progress import within
 from enginehouse.edges.records import Records
 from enginehouse.edges.request_log import RequestLog
 from enginehouse.edges.telemetry import open_telemetry
@@ -72,7 +73,7 @@ class _PullProgress:
 
     def advance_to(self, done: int) -> None:
         """Take how much is done."""
-        self._done = done
+        self._done = within(done, self._total)
         if self._has_left.is_set():
             raise _LeftError
         if time.monotonic() - self._told_at > TELL_S:

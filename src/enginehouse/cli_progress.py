@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enginehouse.edges.progress import within
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -60,7 +62,7 @@ class LineProgress:
 
     def advance_to(self, done: int) -> None:
         """Take how much is done."""
-        self._done = done
+        self._done = done = within(done, self._total)
         waited_s = self._clock() - self._shown_at
         advanced = done - self._shown >= LINE_EVERY_SHARE * (self._total or 0)
         if waited_s >= LINE_EVERY_S and (advanced or waited_s >= SIGN_OF_LIFE_S):
@@ -85,6 +87,7 @@ class BarProgress:
 
     def __init__(self) -> None:
         self._bars: Bars | None = None
+        self._total: int | None = None
         self._task: TaskID | None = None
 
     def begin(self, label: str, total: int | None, unit: str = "") -> None:
@@ -105,12 +108,13 @@ class BarProgress:
             console=Console(stderr=True),
         )
         self._bars.start()
+        self._total = total
         self._task = self._bars.add_task(label, total=total)
 
     def advance_to(self, done: int) -> None:
         """Take how much is done."""
         if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=done)
+            self._bars.update(self._task, completed=within(done, self._total))
 
     def end(self) -> None:
         """Take the end."""

@@ -121,8 +121,10 @@ def serving(tmp_path: Path) -> Serving:
         step = Step(
             "as chosen", lambda wanted: _with_context(plan, wanted), needed_bytes, context
         )  # fmt: skip
+        ability = "embedding" if embeds else "completion"
         offer = Offer(
-            facts or ServedModel("fake"), (step,), tokens_api="llama-server",
+            facts or ServedModel("fake", capabilities=(ability,)),
+            (step,), tokens_api="llama-server",
             has_own_tools=own_tools, is_pinned=pin,
         )  # fmt: skip
         limits = limits or Limits(

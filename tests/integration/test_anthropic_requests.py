@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from enginehouse.core.keys import ApiKey
+from enginehouse.gateway.access import Guarded
 from tests.integration.conftest import Served, Serving
 
 PIXEL = "iVBORw0KGgoAAAAN"
@@ -140,6 +142,35 @@ async def test_a_request_is_named_where_clients_look(serving: Serving) -> None:
                 assert answer.headers.getall("request-id") == ["mine-1"]
         async with served.client.get("/v1/models") as answer:
             assert "request-id" not in answer.headers
+
+
+SHARED = (
+    ("GET", "/v1/models/nope", 404), ("POST", "/v1/models", 405), ("GET", "/v1/nothing", 404),
+    ("GET", "/v1/messages", 405), ("GET", "/v1/messages/batches", 404),
+)  # fmt: skip
+
+
+async def test_shared_routes_refuse_in_the_shape_of_who_asks(serving: Serving) -> None:
+    """`anthropic-version` makes each error Anthropic's, with its id header; without it OpenAI's."""
+    version = {"anthropic-version": "2023-06-01"}
+    guarded = Guarded(lambda: {"a": ApiKey("a", "a", "", "")})
+    async with serving() as served:
+        for method, path, status in SHARED:
+            async with served.client.request(method, path, headers=version) as answer:
+                told = await answer.json()
+                assert (answer.status, told["type"]) == (status, "error"), path
+                assert told["error"]["code"] == answer.headers["x-enginehouse-error"]
+                assert answer.headers["request-id"] == answer.headers["x-request-id"]
+        async with served.client.get("/v1/models/nope") as answer:
+            assert answer.status == 404
+            assert "type" not in await answer.json()
+        async with served.client.get("/v1/models/fake", headers=version) as answer:
+            assert (await answer.json())["type"] == "model"
+    async with serving(access=guarded) as served:
+        for path in ("/v1/models", "/v1/models/fake", "/metrics"):
+            async with served.client.get(path, headers=version) as answer:
+                told = await answer.json()
+                assert (answer.status, told["error"]["type"]) == (401, "authentication_error")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -314,6 +314,20 @@ def test_lines_of_progress_are_few() -> None:
     assert len(lines) == 2 + 7
 
 
+def test_progress_never_passes_the_whole() -> None:
+    """What counts beyond the promised size, as after a transfer begun anew, is shown as 100 %."""
+    lines: list[str] = []
+    now = [0.0]
+    progress = LineProgress(lines.append, lambda: now[0])
+    for total in (100 << 20, None):
+        progress.begin("fetching", total)
+        now[0] += 3.0
+        progress.advance_to(176 << 20)
+        progress.end()
+    assert lines[1:3] == ["fetching: 100% of 100.0 MiB", "fetching: done (100.0 MiB)"]
+    assert lines[4:] == ["fetching: 176.0 MiB", "fetching: done (176.0 MiB)"]
+
+
 def test_the_leaderboard_says_why_each_lost() -> None:
     """Every candidate has a line with its figures or its failure, and the reason for its place."""
     minimal = Candidate("llama.cpp", values.WHEEL.digest, (("slots", 1),))

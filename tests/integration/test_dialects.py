@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from enginehouse.core.catalog import Served as ServedModel
-from tests.integration.conftest import Served, Serving
+from enginehouse.gateway.router import Offer, Step
+from tests.integration.conftest import Served, Serving, fake_plan
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "fixtures" / "conversations").glob("*.json"))
 FACTS = ServedModel(
@@ -320,6 +321,23 @@ async def test_tokens_are_told_and_counted(serving: Serving) -> None:
         assert (await ask(path, body))["input_tokens"] == 3
         body = {"model": "fake", "input": "one two"}
         assert (await ask("/v1/responses/input_tokens", body))["input_tokens"] == 2
+
+
+async def test_vectors_of_a_chat_model_are_refused_before_it_is_loaded(
+    serving: Serving, tmp_path: Path
+) -> None:
+    """A model that answers conversations is not started only to say that it gives no vectors."""
+    plan = fake_plan(tmp_path, "--never-ready")
+    sleeping = Offer(ServedModel("sleeping"), (Step("x", lambda context: plan),))
+    async with serving(more=(sleeping,)) as served:
+        for path, field in (("/v1/embeddings", "input"), ("/embeddings", "content"),
+                            ("/api/embed", "input"), ("/api/embeddings", "prompt")):  # fmt: skip
+            body = {"model": "sleeping", field: "one"}
+            async with served.client.post(path, json=body) as answer:
+                assert answer.status == 400, path
+                told = answer.headers["x-enginehouse-error"]
+                assert told == "request.embeddings.unsupported"
+        assert "sleeping" not in served.router.servers
 
 
 async def test_embeddings_in_both_dialects(serving: Serving) -> None:

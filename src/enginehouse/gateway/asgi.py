@@ -33,7 +33,7 @@ def build_app(proxy: Proxy) -> ASGIApp:
     """Return the app over one router's models, open to the web pages that may ask."""
     dialects = {dialect.name: dialect for dialect in load_dialects()}
     mounted = {
-        (route.method, route.path): _Mounted(dialect, route, proxy)
+        (route.method, route.path): _Mounted(dialect, route, proxy, dialects)
         for dialect in dialects.values()
         for route in dialect.routes
     }
@@ -46,9 +46,9 @@ def build_app(proxy: Proxy) -> ASGIApp:
         try:
             proxy.access.check(request.scope, "use")
         except (RequestError, EnginehouseError) as problem:
-            report = problem.report
-            rendered = dialects["openai"].render_error(report, status_of(report))
-            return _response(rendered, _marks(request, report))
+            report, dialect = problem.report, _dialect_of(request, dialects)
+            rendered = dialect.render_error(report, status_of(report))
+            return _response(rendered, _marks(request, report, dialect))
         return Response(
             proxy.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -71,13 +71,15 @@ def build_app(proxy: Proxy) -> ASGIApp:
         headers = dict(getattr(problem, "headers", None) or {})
         if allowed := headers.get("Allow"):
             report = replace(report, evidence=(f"served there: {allowed}",))
-        headers |= _marks(request, report)
-        return _response(_dialect_of(request, dialects).render_error(report, status), headers)
+        dialect = _dialect_of(request, dialects)
+        headers |= _marks(request, report, dialect)
+        return _response(dialect.render_error(report, status), headers)
 
     async def confess(request: Request, problem: Exception) -> Response:
         log.error("a fault of ours at %s", request.url.path, exc_info=problem)
-        rendered = _dialect_of(request, dialects).render_error(FAULT, status_of(FAULT))
-        return _response(rendered, _marks(request, FAULT))
+        dialect = _dialect_of(request, dialects)
+        rendered = dialect.render_error(FAULT, status_of(FAULT))
+        return _response(rendered, _marks(request, FAULT, dialect))
 
     routes += [
         HttpRoute("/health", health, methods=["GET"]),
@@ -101,25 +103,33 @@ def build_app(proxy: Proxy) -> ASGIApp:
 class _Mounted:
     """A dialect's route as an ASGI app of its own: nothing between the socket and the proxy."""
 
-    def __init__(self, dialect: Dialect, route: Route, proxy: Proxy) -> None:
+    def __init__(
+        self, dialect: Dialect, route: Route, proxy: Proxy, dialects: dict[str, Dialect]
+    ) -> None:
         self._dialect = dialect
         self._route = route
         self._proxy = proxy
+        self._dialects = dialects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._proxy.serve(self._dialect, self._route, scope, receive, send)
+        spoken = self._dialect
+        if self._route.is_shared:
+            spoken = _dialect_of(Request(scope), self._dialects)
+        await self._proxy.serve(self._dialect, self._route, scope, receive, send, spoken)
 
 
-def _marks(request: Request, report: ErrorReport) -> dict[str, str]:
+def _marks(request: Request, report: ErrorReport, dialect: Dialect) -> dict[str, str]:
     """Return the headers of an error outside the APIs' routes, as on them."""
-    return {"x-request-id": request_id_of(request.scope), "x-enginehouse-error": report.id}
+    id = request_id_of(request.scope)
+    return {"x-request-id": id, dialect.id_header: id, "x-enginehouse-error": report.id}
 
 
 def _dialect_of(request: Request, dialects: dict[str, Dialect]) -> Dialect:
-    """Return the dialect that a request without a route seems to speak."""
-    if request.url.path.startswith("/api/"):
+    """Return the dialect that a request speaks whose route is shared, or is none."""
+    path = request.url.path
+    if path.startswith("/api/"):
         return dialects["ollama"]
-    if "anthropic-version" in request.headers:
+    if "anthropic-version" in request.headers or path.startswith("/v1/messages"):
         return dialects["anthropic"]
     return dialects["openai"]
 

@@ -93,6 +93,9 @@ def _operation(dialect: Dialect, route: Route) -> dict[str, Any]:
         if piece:
             responses["200"]["content"][STREAMS[dialect.name]] = {"schema": _pieces(dialect, piece)}
     error = {} if route.method == "HEAD" else _content(ERRORS[dialect.name])
+    if route.is_shared:
+        every = {"anyOf": [ref(name) for name in ERRORS.values()]}
+        error = {"content": {"application/json": {"schema": every}}}
     for status in statuses(route):
         responses[str(status)] = {"description": _ids(status), **error}
     shown: dict[str, Any] = {

@@ -15,8 +15,15 @@ class Peek(msgspec.Struct):
     num_ctx: int | None = None
     keep_alive: float | str | None = None
     n: int | None = None
+    messages: msgspec.Raw = msgspec.Raw(b"")
     tools: msgspec.Raw = msgspec.Raw(b"")
     tool_choice: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def has_no_messages(self) -> bool:
+        """Whether the conversation is an empty array, which some engines answer all the same."""
+        few = bytes(self.messages) if len(self.messages) < 64 else b"..."
+        return few.translate(None, b" \t\r\n") == b"[]"
 
 
 _PEEK = msgspec.json.Decoder(Peek)

@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from enginehouse.core.body import read_object
+from enginehouse.core.body import missing, read_object
 from enginehouse.core.catalog import no_embeddings, plain_name
 from enginehouse.core.dialect import Dialect, Intent, Received, Route, RouteKind
 from enginehouse.core.errors import EnginehouseError, ErrorReport, MachineError, UserError
@@ -34,10 +34,11 @@ from enginehouse.gateway.answer import (
     read_body,
     request_id_of,
 )
+from enginehouse.gateway.asking import keep_loaded
 from enginehouse.gateway.choices import answer_several
 from enginehouse.gateway.contracts import Access, Library, NoLibrary, Open, Rules
 from enginehouse.gateway.gate import RejectedError
-from enginehouse.gateway.intents import INTENTS, keep_loaded
+from enginehouse.gateway.intents import INTENTS
 from enginehouse.gateway.journey import Journey
 from enginehouse.gateway.kept import KeptAnswers
 from enginehouse.gateway.metrics import Metrics
@@ -123,37 +124,41 @@ class Proxy:
                     )
 
     async def serve(
-        self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Serve one request; it ends as exactly one outcome, which is counted."""
+        self, dialect: Dialect, route: Route, scope: Scope, receive: Receive, send: Send,
+        spoken: Dialect,
+    ) -> None:  # fmt: skip
+        """Serve one request; it ends as exactly one outcome, which is counted.
+
+        `spoken` is the dialect of its errors: the client's, where dialects share a route.
+        """
         answer = Answer(send, request_id_of(scope), line_of(scope))
-        answer.name_id(dialect.id_header)
+        answer.name_id(spoken.id_header)
         journey = Journey(
-            dialect.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
+            spoken.name, route.operation, answer.request_id, header_of(scope, b"traceparent")
         )
         self.journeys.add(journey)
         try:
             journey.outcome = await self._serve(dialect, route, scope, receive, answer, journey)
         except RequestError as problem:
-            await self._refuse(dialect, answer, journey, problem)
+            await self._refuse(spoken, answer, journey, problem)
         except asyncio.CancelledError:
             journey.outcome = "cancelled"
             raise
         except UpstreamError as problem:
             journey.error_id = problem.report.id
             journey.outcome = outcome_of(problem.report)
-            await self._say(dialect, answer, problem.report, problem.status)
+            await self._say(spoken, answer, problem.report, problem.status)
         except EnginehouseError as problem:
             journey.error_id = problem.report.id
             journey.outcome = outcome_of(problem.report)
             retry_s = getattr(problem, "retry_after_s", 0)
             if isinstance(problem, RejectedError):
                 journey.outcome = "rejected"
-            await self._say(dialect, answer, problem.report, 0, retry_s)
+            await self._say(spoken, answer, problem.report, 0, retry_s)
         except Exception:
             log.exception("a fault of ours at %s", route.path)
             journey.outcome, journey.error_id = "failed", FAULT.id
-            await self._say(dialect, answer, FAULT)
+            await self._say(spoken, answer, FAULT)
         finally:
             self.journeys.discard(journey)
             journey.status = answer.status
@@ -189,9 +194,17 @@ class Proxy:
         journey: Journey,
     ) -> str:  # fmt: skip
         journey.caller = self.access.check(scope, route.scope)
-        body = await read_body(
-            receive, answer.line, self.rules.request_limit_bytes, self.rules.body_limit_s
-        )
+        journey.task = asyncio.current_task()
+        try:
+            body = await read_body(
+                receive, answer.line, self.rules.request_limit_bytes, self.rules.body_limit_s
+            )
+        except asyncio.CancelledError:
+            if journey.ended_by is not None:
+                raise RequestError(journey.ended_by, status_of(journey.ended_by)) from None
+            raise
+        finally:
+            journey.task = None
         if self.rules.is_content_logged:
             journey.prompt = body.decode("utf-8", "replace")
             answer.copy = journey.answer
@@ -247,10 +260,14 @@ class Proxy:
         if route.method == "GET":
             return await self._fetch(route, answer, journey)
         peek = peek_at(body)
+        if route.operation == "chat" and peek.has_no_messages:
+            raise missing("messages", "at least one message")
         if len(peek.tools) > 4 and route.operation == "chat":
             asked = self.router.offer(peek.model or "")
             if asked is not None and not asked.has_own_tools:
                 return await self._read(dialect, route, scope, body, answer, journey)
+        if route.operation == "embeddings":
+            self.check_embeds(peek.model or "")
         is_stream = bool(peek.stream)
         keep_alive_s = read_keep_alive({"keep_alive": peek.keep_alive})
 
@@ -308,6 +325,16 @@ class Proxy:
             body = msgspec.json.encode(fields)
         await answer.whole(status, body, kind.encode())
         return "served"
+
+    def check_embeds(self, model: str) -> None:
+        """Refuse vectors of a model that gives none, before anything is loaded for it.
+
+        Raises:
+            UserError: `request.embeddings.unsupported`, `model_not_found`.
+        """
+        offer, _ = self.router.standing(self.router.require(model))
+        if "embedding" not in offer.served.capabilities:
+            raise no_embeddings(offer.served.name)
 
     async def with_server(
         self, model: str, context: int | None, route: Route | None,
@@ -553,7 +580,7 @@ def _check_route(route: Route, offer: Offer, server: Server) -> None:
     """
     if route.engines and server.plan.engine not in route.engines:
         raise _not_there(route, server.plan.engine)
-    if route.operation in ("embeddings", "embed") and not server.plan.can_embed:
+    if route.operation == "embeddings" and not server.plan.can_embed:
         raise no_embeddings(offer.served.name)
 
 

@@ -20,6 +20,7 @@ from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
 from enginehouse.edges.request_log import RequestLog
 from enginehouse.gateway.asgi import build_app
+from enginehouse.gateway.drain import drain
 from enginehouse.gateway.journey import Journey, finished_of, row_of
 from enginehouse.gateway.metrics import Metrics
 from enginehouse.gateway.proxy import Proxy
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from enginehouse.edges.telemetry_sdk import Telemetry
 
 log = logging.getLogger(__name__)
+UVICORN_LATER_S = 6
+"""After our own end of what is left: uvicorn would cancel requests with a traceback for each."""
 UVICORN_LOG = logging.getLogger("uvicorn.error")
 """Where uvicorn says what was wrong with a request."""
 
@@ -90,7 +93,7 @@ async def serve(
             if watcher.done():
                 watcher.result()
         finally:
-            server.should_exit = True
+            await drain(server, proxy.journeys, http, serving.drain_deadline_s)
             for task in (stopping, watcher, watching, after):
                 task.cancel()
             await asyncio.gather(after, return_exceptions=True)
@@ -232,7 +235,7 @@ def _server(app: object, serving: Serving) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, int(serving.drain_deadline_s)),
+        timeout_graceful_shutdown=int(serving.drain_deadline_s + UVICORN_LATER_S),
     )
     if serving.tls is not None:
         config.load()

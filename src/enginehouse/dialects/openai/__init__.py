@@ -51,8 +51,10 @@ def _forward(
     return Route(method, path, kind, upstream or path, operation, summary, engines)
 
 
-def _read(method: str, path: str, operation: str, summary: str) -> Route:
-    return Route(method, path, RouteKind.READ, "", operation, summary)
+def _read(
+    method: str, path: str, operation: str, summary: str, is_shared: bool = False
+) -> Route:  # fmt: skip
+    return Route(method, path, RouteKind.READ, "", operation, summary, is_shared=is_shared)
 
 
 ROUTES = (
@@ -87,9 +89,9 @@ ROUTES = (
     _read("POST", "/chat/completions/input_tokens", "count", "the same"),
     _read("POST", "/tokenize", "tokenize", "the tokens of a text or a conversation"),
     _read("POST", "/detokenize", "detokenize", "the text of tokens"),
-    _read("GET", "/v1/models", "models", "the models that can be asked"),
+    _read("GET", "/v1/models", "models", "the models that can be asked", True),
     _read("GET", "/models", "models", "the same"),
-    _read("GET", "/v1/models/{model:path}", "model", "one model"),
+    _read("GET", "/v1/models/{model:path}", "model", "one model", True),
 )
 
 
