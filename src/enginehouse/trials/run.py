@@ -59,6 +59,8 @@ from enginehouse.trials.quality import Examined, QualityError, measure_quality
 T = TypeVar("T")
 
 SAMPLE_EVERY_S = 0.25
+YOUNG_S, YOUNG_LOOKS = 1.0, 12
+"""A young engine is looked at more often: some enter their cgroup and are killed at once."""
 READY_POLL_S = 0.05
 ENDING_S = 0.5
 """How long an engine whose answers broke off may take to end and so be the cause."""
@@ -535,12 +537,14 @@ class _Attempt:
         while True:
             available = read_available_bytes()
             rss, pss = self.process.memory() if self.process.is_running else (0, None)
-            if self.process.is_running:
-                self.oom_kills.look(self.process.pid)
+            at_s = time.perf_counter() - self.began
             if rss:
-                at_s = time.perf_counter() - self.began
                 self.memory.append(MemorySample(at_s, rss, pss, available))
-            await asyncio.sleep(SAMPLE_EVERY_S)
+            looks = YOUNG_LOOKS if at_s < YOUNG_S else 1
+            for _ in range(looks):
+                if self.process.is_running:
+                    self.oom_kills.look(self.process.pid)
+                await asyncio.sleep(SAMPLE_EVERY_S / looks)
 
 
 def _read_log(path: Path) -> tuple[str, ...]:
