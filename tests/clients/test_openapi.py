@@ -87,6 +87,10 @@ def bounded(description: dict[str, Any]) -> dict[str, Any]:
     return description
 
 
+PYTHONS_FAULT = "AST constructor recursion depth mismatch"
+"""What Python 3.11 before 3.11.8 raises within hypothesis (python/cpython#106905)."""
+
+
 @pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(300)
@@ -111,6 +115,9 @@ def test_the_description_is_true(url: str, tmp_path: Path) -> None:
     forget = Request(f"{url}/api/delete", json.dumps({"model": ALIAS}).encode(), method="DELETE")
     with contextlib.suppress(HTTPError):  # 404: it was taken away already
         urlopen(forget, timeout=10).close()
-    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
+    said = done.stdout
+    is_pythons = said.count("Runtime Error: 1") == said.count(PYTHONS_FAULT) == 1
+    assert "unique failure" not in said, said[-20000:]
+    assert done.returncode == 0 or is_pythons, said[-20000:] + done.stderr[-2000:]
     with urlopen(f"{url}/health", timeout=10) as answer:
         assert json.load(answer)["restarts"] == 0
