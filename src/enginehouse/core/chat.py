@@ -96,6 +96,13 @@ class Moment:
     usage: Usage | None = None
 
 
+def text_or_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Return parts as one text where they are texts only: older templates know nothing else."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
 def with_system_in_front(messages: object) -> list[dict[str, Any]] | None:
     """Return a conversation whose system messages are one in front; None where they are already.
 

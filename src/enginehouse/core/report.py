@@ -121,6 +121,12 @@ class FrontMark:
     share: float
     interval: tuple[float, float] | None
 
+    def __str__(self) -> str:
+        share = "the best" if self.share == 1 else f"{self.share:.0%} of the best"
+        if self.interval:
+            share += f", {self.interval[0]:.2f} to {self.interval[1]:.2f}"
+        return f"{self.tok_per_s:.1f} ({share})"
+
 
 @dataclass(frozen=True)
 class FrontLine:

@@ -176,9 +176,7 @@ class _Turn:
         front = with_system_in_front(body.get("messages"))
         if front is not None and OF_ROLES.search(said):
             body["messages"] = front
-            sent = json.dumps(body, ensure_ascii=False).encode()
-            path, is_stream = self._ask.upstream_path, self._ask.is_stream
-            upstream = await self._proxy.post(server, path, sent, is_stream)
+            upstream = await self._post_again(server, body)
             if upstream.status == 200:
                 if not self._answer.has_started:
                     self._answer.note(b"x-enginehouse-notes", (SYSTEM_MOVED,))
@@ -193,10 +191,7 @@ class _Turn:
             shorter = await self._proxy.shorter(offer, server, body)
             if shorter is not None:
                 self._proxy.note_shorter(shorter[1], self._answer, self._journey)
-                sent = json.dumps(shorter[0], ensure_ascii=False).encode()
-                again = await self._proxy.post(
-                    server, self._ask.upstream_path, sent, self._ask.is_stream
-                )
+                again = await self._post_again(server, shorter[0])
                 if again.status == 200:
                     return again
                 async with again:
@@ -207,13 +202,16 @@ class _Turn:
                 return await self._cut(offer, server, body, most)
         raise UpstreamError(report, status)
 
+    async def _post_again(self, server: Server, body: Mapping[str, Any]) -> Upstream:
+        sent = json.dumps(body, ensure_ascii=False).encode()
+        return await self._proxy.post(server, self._ask.upstream_path, sent, self._ask.is_stream)
+
     async def _cut(self, offer: Offer, server: Server, body: dict[str, Any], most: int) -> Upstream:
         """Ask once more for the vectors of texts, with what is too long of them cut, and say so."""
         texts, told = await cut_texts(server, offer.tokens_api, body["input"], most)
         self._answer.note(b"x-enginehouse-truncated", (told,))
         self._journey.is_truncated = True
-        sent = json.dumps({**body, "input": texts}).encode()
-        again = await self._proxy.post(server, EMBEDDINGS, sent)
+        again = await self._post_again(server, {**body, "input": texts})
         if again.status == 200:
             return again
         async with again:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from enginehouse.core.report import Failure, FrontMark, Report, Row
+from enginehouse.core.report import Failure, Report, Row
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -77,22 +77,13 @@ def _front(report: Report) -> str:
     rows = []
     for line in report.front:
         marks = {mark.workload: mark for mark in line.marks}
-        cells = "".join(f'<td class="n">{escape(_mark(marks.get(name)))}</td>' for name in names)
+        cells = "".join(f'<td class="n">{escape(str(marks.get(name, "–")))}</td>' for name in names)
         won = ' class="won"' if line.is_on_front else ""
         texts = "".join(f"<td>{escape(text)}</td>" for text in (line.build, line.label, line.why))
         rows.append(f"<tr{won}><td>{'front' if line.is_on_front else '–'}</td>{cells}{texts}</tr>")
     header = ("", *(f"{name}, tok/s" for name in names), "build", "candidate", "why")
     head = f"<h2>The Pareto front over {escape(', '.join(names))}</h2>"
     return f"{head}{_table(header, rows)}<p>{escape(report.front_note)}</p>"
-
-
-def _mark(mark: FrontMark | None) -> str:
-    if mark is None:
-        return "–"
-    share = "the best" if mark.share == 1 else f"{mark.share:.0%} of the best"
-    if mark.interval:
-        share += f", {mark.interval[0]:.2f} to {mark.interval[1]:.2f}"
-    return f"{mark.tok_per_s:.1f} ({share})"
 
 
 def _leaderboard(rows: Sequence[Row]) -> str:

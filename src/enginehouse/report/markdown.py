@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 
-from enginehouse.core.report import Failure, FrontMark, Report, Row
+from enginehouse.core.report import Failure, Report, Row
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
@@ -58,21 +58,12 @@ def _front(report: Report) -> str:
     rows = []
     for line in report.front:
         marks = {mark.workload: mark for mark in line.marks}
-        cells = [_mark(marks.get(name)) for name in names]
+        cells = [str(marks.get(name, "-")) for name in names]
         sign = "front" if line.is_on_front else "-"
         rows.append((sign, *cells, plain(line.build), plain(line.label), plain(line.why)))
     head = f"## The Pareto front over {plain(', '.join(names))}\n\n"
     note = f"\n\n{plain(report.front_note)}" if report.front_note else ""
     return head + table(header, rows) + note
-
-
-def _mark(mark: FrontMark | None) -> str:
-    if mark is None:
-        return "-"
-    share = "the best" if mark.share == 1 else f"{mark.share:.0%} of the best"
-    if mark.interval:
-        share += f", {mark.interval[0]:.2f} to {mark.interval[1]:.2f}"
-    return f"{mark.tok_per_s:.1f} ({share})"
 
 
 def _leaderboard(rows: Sequence[Row]) -> str:

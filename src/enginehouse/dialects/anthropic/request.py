@@ -22,6 +22,7 @@ from enginehouse.core.body import (
     text_of,
     unknown,
 )
+from enginehouse.core.chat import text_or_parts
 from enginehouse.core.tools import check_choice
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -154,7 +155,7 @@ def _read_blocks(role: str, blocks: list[dict[str, Any]], position: int) -> list
             raise unknown(f"messages[{position}]: a block of type", kind, BLOCKS)
     if not (parts or calls or thoughts):
         return results
-    message: dict[str, Any] = {"role": role, "content": _joined(parts)}
+    message: dict[str, Any] = {"role": role, "content": text_or_parts(parts)}
     if calls:
         message["tool_calls"] = calls
     if thoughts:
@@ -173,13 +174,6 @@ def _check_block(kind: str, block: Mapping[str, Any], place: str) -> None:
     for name in NEEDED.get(kind, ()):
         if block.get(name) is None or (name in ("id", "name", "tool_use_id") and not block[name]):
             raise missing(f"{place}.{name}", f"{name} of the {kind} block")
-
-
-def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """Return parts as one text where they are texts only: older templates know nothing else."""
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(part["text"] for part in parts)
-    return parts
 
 
 def _image(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from enginehouse.core.body import (
     text_of,
     unknown,
 )
+from enginehouse.core.chat import text_or_parts
 from enginehouse.core.errors import UserError
 from enginehouse.core.tools import check_choice, narrow_choice
 
@@ -134,7 +135,7 @@ def _content(item: Mapping[str, Any], position: int) -> object:
 
 
 def _parts(given: list[dict[str, Any]], place: str) -> object:
-    """Return parts as one text where they are texts only: older templates know nothing else."""
+    """Return an item's parts in the form of chat completions."""
     parts: list[dict[str, Any]] = []
     for part in given:
         kind = text_of(part, "type")
@@ -149,9 +150,7 @@ def _parts(given: list[dict[str, Any]], place: str) -> object:
             parts.append({"type": "image_url", "image_url": {"url": url}})
         else:
             raise unknown(f"{place}: a part of type", kind, PARTS)
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(part["text"] for part in parts)
-    return parts
+    return text_or_parts(parts)
 
 
 def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:
