@@ -7,11 +7,11 @@ import shlex
 from dataclasses import dataclass
 
 from enginehouse.core.choice import Choice
-from enginehouse.core.container import Confines, contain, gpu_access, socket_in
+from enginehouse.core.container import socket_in
 from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
-from enginehouse.edges.containers import own_user
+from enginehouse.edges.launches import KIND, contained_launch
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.engines import load_engines
 
@@ -42,7 +42,7 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
     engine = load_engines()[choice.build.engine]
     form = dataclasses.replace(choice.form or model, name=model.name)
     scratch = new_scratch()
-    is_contained = choice.build.kind == "container"
+    is_contained = choice.build.kind == KIND
     if is_contained and engine.unix_socket:
         endpoint = socket_in(str(scratch))
     else:
@@ -50,12 +50,8 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
     launch = Launch(choice.build, choice.candidate, form, endpoint, str(scratch))
     argv, env = engine.argv(launch), engine.env(launch)
     if is_contained:
-        program = choice.build.command[0]
-        confines = Confines(
-            scratch.name.rpartition("-")[2], str(scratch), (form.path,), own_user(),
-            gpu_access(program, machine),
-        )  # fmt: skip
-        argv, env = contain(argv, env, endpoint, confines), ()
+        ready = contained_launch(engine, launch, machine, is_ours=False)
+        argv, env = ready.argv, ready.env
     folder = str(scratch) if names_folder(scratch, argv, env) else ""
     return Command(argv, env, folder, _listens_on(endpoint))
 
