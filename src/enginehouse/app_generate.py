@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from dataclasses import dataclass
 
+from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.choice import Choice
 from enginehouse.core.container import socket_in
 from enginehouse.core.engine import Endpoint, Launch
@@ -14,6 +15,9 @@ from enginehouse.core.model import Model
 from enginehouse.edges.launches import KIND, contained_launch
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.engines import load_engines
+
+PLANNED_FOLDER = "/run/engine"
+PLANNED_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,19 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
         argv, env = ready.argv, ready.env
     folder = str(scratch) if names_folder(scratch, argv, env) else ""
     return Command(argv, env, folder, _listens_on(endpoint))
+
+
+def planned_argv(
+    build: Build, candidate: Candidate, model: Model, machine: Machine
+) -> tuple[str, ...]:
+    """Return what a trial of a candidate would run, with names that stand for its own places."""
+    engine = load_engines()[build.engine]
+    if build.kind != KIND:
+        launch = Launch(build, candidate, model, PLANNED_ENDPOINT, PLANNED_FOLDER)
+        return engine.argv(launch)
+    endpoint = socket_in(PLANNED_FOLDER) if engine.unix_socket else PLANNED_ENDPOINT
+    launch = Launch(build, candidate, model, endpoint, PLANNED_FOLDER)
+    return contained_launch(engine, launch, machine, is_ours=False).argv
 
 
 def _listens_on(endpoint: Endpoint) -> str:
