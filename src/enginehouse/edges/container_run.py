@@ -73,6 +73,7 @@ class ContainerRun:
         self._over = threading.Event()
         self._seeker: threading.Thread | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
+        self._killer: subprocess.Popen[bytes] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -123,7 +124,7 @@ class ContainerRun:
         except PermissionError:
             pass
         with suppress(OSError):
-            subprocess.Popen(
+            self._killer = subprocess.Popen(
                 [self._container.program, "kill", self._container.name],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -143,6 +144,9 @@ class ContainerRun:
         if self._seeker is not None:
             self._seeker.join(ASK_LIMIT_S)
         self._remove()
+        if self._killer is not None:
+            self._killer.kill()
+            self._killer.wait()
         if state is None:
             return ContainerEnd(None, self._oom_says)
         told = f"State.OOMKilled of {self._container.name} is true" if state.is_oom_killed else ""
