@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,9 +100,28 @@ def list_engines(
     for name in installers:
         said = Offer(f"enginehouse engines install {name}", "an environment of its own")
         offers[name] = (*offers.get(name, ()), said)
+    for name, image in _images_to_pull(builds, machine):
+        said = Offer(image, "an image, which `find` then tries in a container")
+        offers[name] = (*offers.get(name, ()), said)
     return tuple(
         _listed(engine, builds, offers.get(engine.name, ())) for engine in load_engines().values()
     )
+
+
+def _images_to_pull(builds: Sequence[Build], machine: Machine) -> Iterator[tuple[str, str]]:
+    """Return for each engine without an image here the command that fetches the preferred one."""
+    from enginehouse.core.image import images_for
+    from enginehouse.edges.containers import find_runtimes
+    from enginehouse.knowledge.containers import load_images
+
+    answering = [Path(found.program).name for found in find_runtimes() if not found.problem]
+    if not answering:
+        return
+    has_image = {build.engine for build in builds if build.kind == "container"}
+    for name in load_engines():
+        if name not in has_image:
+            for image in images_for(load_images(), machine, name)[:1]:
+                yield name, f"{answering[0]} pull {image.name}"
 
 
 def _listed(engine: Engine, builds: Sequence[Build], offers: tuple[Offer, ...]) -> Listed:
