@@ -114,8 +114,6 @@ def main(home: Path, words: list[str]) -> int:
     with (home.parent / "asked").open("a") as asked:
         asked.write(" ".join(words) + "\n")
     match words:
-        case ["info", *_]:
-            print("{}")
         case ["images", *_]:
             print(f"{IMAGE}|<none>|{IMAGE_ID}")
         case ["image", "inspect", *_, name]:

@@ -137,7 +137,7 @@ async def test_an_exit_code_comes_out_of_the_container(
     trial = await run_trial(bench, build_of(docker), CANDIDATE, TokenRatio())
     assert (trial.outcome, trial.exit_code) == (Outcome.EXITED, 3)
     assert "something odd" in Path(trial.log_path).read_text()
-    assert "its container ended with exit code 3" in trial.detail
+    assert trial.detail == "the engine ended during load with exit code 3"
 
 
 async def test_the_guards_kill_reaches_what_is_in_the_container(

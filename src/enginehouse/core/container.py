@@ -3,7 +3,8 @@
 A container build's `command` is the container program (docker or podman), the image by its digest,
 and what to run in it; an engine's descriptor puts its flags behind that as behind any command, and
 `contain` turns the whole into the real one. Nothing is pulled (`--pull never`), nothing is kept
-(`--rm`), and no network is there where the engine listens on a unix socket.
+(`--rm`, or whoever started it removes it), and no network is there where the engine listens on a
+unix socket.
 
 Flags: https://docs.docker.com/reference/cli/docker/container/run/ and podman-run(1). On Jetson
 `--runtime nvidia` instead of `--gpus`, which does not work there

@@ -53,8 +53,8 @@ class ContainerEnd:
         return signal.Signals(number).name if number in set(signal.Signals) else ""
 
     def describe(self) -> str:
-        """Say it in words, empty when nothing is known."""
-        if self.exit_code is None:
+        """Say in words what an exit code alone does not tell, empty when it is all there is."""
+        if not (self.signal or self.oom_says):
             return ""
         killer = f"; {self.oom_says}" if self.oom_says else ""
         return f"its container ended with exit code {self.exit_code}{killer}"

@@ -44,7 +44,7 @@ def find_runtimes() -> tuple[Runtime, ...]:
     for name in PROGRAMS:
         program = shutil.which(name)
         if program is not None:
-            done = _run((program, "info", "--format", "json"))
+            done = _run((program, "images", "--quiet"))  # podman's `info` takes 15 times as long
             found.append(Runtime(program, "" if done.returncode == 0 else _first_line(done)))
     return tuple(sorted(found, key=lambda runtime: bool(runtime.problem)))
 
