@@ -24,6 +24,10 @@ from enginehouse.core.machine import Machine
 LABEL = "enginehouse.run"
 HOME = "/tmp"
 MOST_PROCESSES = 4096
+ROOT_OF_PODMAN = "0:0"
+"""Root in podman's own user namespace is the user who called it, without any privilege outside.
+`keep-id` would keep the number, but is refused to root, and to users without ranges of further ids
+(podman 4.3.1), and copies the image's layers for it."""
 STATE = "{{.State.Pid}} {{.State.ExitCode}} {{.State.OOMKilled}}"
 ENVIRONMENT = (("HOME", HOME), ("USER", "enginehouse"), ("LOGNAME", "enginehouse"))
 """A user without an entry in the image's passwd needs a home that can be written, and a name."""
@@ -110,11 +114,13 @@ def contain(
     words += _network(endpoint)
     words += ["--read-only", "--tmpfs", f"/tmp:rw,nosuid,nodev,size={confines.tmp_bytes}"]
     words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-    words += ["--pids-limit", str(MOST_PROCESSES), "--user", confines.user]
+    words += ["--pids-limit", str(MOST_PROCESSES)]
     if confines.stop_signal != "SIGTERM":
         words += ["--stop-signal", confines.stop_signal]
     if is_podman(program):
-        words += [*_user_namespace(confines.user), "--security-opt", "label=disable"]
+        words += ["--user", ROOT_OF_PODMAN, "--userns", "host", "--security-opt", "label=disable"]
+    else:
+        words += ["--user", confines.user]
     if confines.memory_bytes:
         limit = str(confines.memory_bytes)
         words += ["--memory", limit, "--memory-swap", limit]
@@ -195,14 +201,6 @@ def _network(endpoint: Endpoint) -> list[str]:
     if endpoint.socket_path:
         return ["--network", "none"]
     return ["--publish", f"127.0.0.1:{endpoint.port}:{endpoint.port}"]
-
-
-def _user_namespace(user: str) -> list[str]:
-    """A user keeps its id inside; root has it anyway, and podman refuses it the word.
-
-    "keep-id is only supported in rootless mode" (podman 4.3.1).
-    """
-    return [] if user.split(":")[0] == "0" else ["--userns", "keep-id"]
 
 
 def _mount(path: str, is_readonly: bool = False) -> list[str]:

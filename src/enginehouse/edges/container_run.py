@@ -27,7 +27,7 @@ from enginehouse.core.container import (
     stop_argv,
 )
 from enginehouse.edges.leases import MARKER, Lease, started_at
-from enginehouse.edges.oom_kills import OomKills
+from enginehouse.edges.oom_kills import OomKills, read_limit
 
 ASK_LIMIT_S = 10.0
 REMOVE_LIMIT_S = 30.0
@@ -41,10 +41,14 @@ REAPER = 'read -r word || { "$@"; sleep 1; }; exec "$@"'
 
 @dataclass(frozen=True)
 class ContainerEnd:
-    """How a container ended: its exit code where that is known, and what tells of the killer."""
+    """How a container ended: its exit code where that is known, and what tells of the killer.
+
+    `is_at_limit` says that it was its own limit for which the kernel's memory killer struck.
+    """
 
     exit_code: int | None = None
     oom_says: str = ""
+    is_at_limit: bool = False
 
     @property
     def signal(self) -> str:
@@ -70,6 +74,7 @@ class ContainerRun:
         self._started = -1.0
         self._oom_kills = OomKills()
         self._oom_says = ""
+        self._is_limited = False
         self._over = threading.Event()
         self._seeker: threading.Thread | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -101,6 +106,14 @@ class ContainerRun:
     def pid(self) -> int | None:
         """The first process in the container as the machine numbers it, None while not known."""
         return self._first.pid if self._first is not None and self._is_there() else None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the kernel holds the container to its memory limit, as seen in its cgroup.
+
+        Podman ignores it where it may not make cgroups: without root on cgroup v1.
+        """
+        return self._is_limited
 
     def family(self) -> list[psutil.Process]:
         """Return the container's processes, none while they are not known or no longer there."""
@@ -148,9 +161,11 @@ class ContainerRun:
             self._killer.kill()
             self._killer.wait()
         if state is None:
-            return ContainerEnd(None, self._oom_says)
+            return ContainerEnd(None, self._oom_says, bool(self._oom_says) and self._is_limited)
         told = f"State.OOMKilled of {self._container.name} is true" if state.is_oom_killed else ""
-        return ContainerEnd(state.exit_code, self._oom_says or told)
+        struck = self._oom_says or told
+        has_limit = self._is_limited or (state.is_oom_killed and self._container.memory_bytes > 0)
+        return ContainerEnd(state.exit_code, struck, bool(struck) and has_limit)
 
     def _remove(self) -> None:
         reaper, self._reaper = self._reaper, None
@@ -187,6 +202,8 @@ class ContainerRun:
                 is_ours = self._mark in file.read().split(b"\0")
             if is_ours:
                 self._oom_kills.look(pid)
+                limit = read_limit(pid)
+                self._is_limited = limit is not None and limit <= self._container.memory_bytes
                 self._started, self._first = started, psutil.Process(pid)
 
 

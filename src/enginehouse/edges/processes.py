@@ -166,6 +166,11 @@ class EngineProcess:
         return self.pid if self._container is None else self._container.pid
 
     @property
+    def is_limited(self) -> bool:
+        """Whether its container was seen to have its memory limit; without one it is False."""
+        return self._container is not None and self._container.is_limited
+
+    @property
     def has_started(self) -> bool:
         """Whether the child was started, ended or not."""
         return self._process is not None

@@ -268,6 +268,8 @@ async def run_trial(
         raise
     finally:
         fence.remove()
+    if fence.way == KIND and not process.is_limited:
+        trial = dataclasses.replace(trial, fence=NO_FENCE.way)
     trial = dataclasses.replace(trial, machine_after=bench.look())
     if trial.outcome not in GOOD:
         trial = dataclasses.replace(
@@ -408,7 +410,7 @@ class _Attempt:
         if self.fence.way != KIND or outcome not in (Outcome.EXITED, Outcome.BAD_ANSWER):
             return False
         ended = await self._end_soon(CONTAINER_ENDING_S)
-        return ended is not None and bool(ended.oom_says)
+        return ended is not None and ended.contained is not None and ended.contained.is_at_limit
 
     async def _end_soon(self, limit_s: float) -> Ended | None:
         """Return how the engine ended, None when it does not within a moment."""
