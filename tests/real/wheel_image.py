@@ -31,9 +31,10 @@ EATER = "/app/eater.py"
 EAT = """import sys, time
 print("eating", flush=True)
 held = []
-while True:
+while len(held) < 128:
     held.append(bytearray(b"x" * (8 << 20)))
     time.sleep(0.01)
+time.sleep(600)
 """
 LEFT_OUT = re.compile(r"/(test|site-packages|__pycache__|idlelib|ensurepip|tkinter)(/|$)|\.a$")
 LIBRARY = re.compile(r"(/\S+) \(0x")
