@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,32 @@ class TightBench(Bench):
         return LIMIT_BYTES
 
 
+async def test_a_trial_that_is_cancelled_at_any_moment_leaves_no_container(
+    podman: str, tmp_path: Path
+) -> None:
+    """Ctrl-C while podman makes the container, starts it or has started it: nothing is left."""
+    records = Records(tmp_path / "records.sqlite")
+    records.open()
+    bench = dataclasses.replace(
+        bench_of(records, tmp_path, ()),
+        engines={"llama.cpp": Eater()},
+        forms=Forms((model_in(tmp_path),)),
+    )
+    build = image_build(podman, f"{wheel_image.python_in_image()} {wheel_image.EATER}")
+    for delay_s in (0.01, 0.06, 0.12, 0.18, 0.24, 0.3, 0.4, 0.6):
+        trying = asyncio.ensure_future(run_trial(bench, build, CANDIDATE, TokenRatio()))
+        await asyncio.sleep(delay_s)
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
+    outcomes = {trial.outcome for trial in records.trials()}
+    records.close()
+    assert outcomes == {Outcome.INTERRUPTED}
+    assert ours() == set()
+    assert _eaters() == []
+    assert not list((tmp_path / "leases").glob("*.json"))
+
+
 async def test_the_limit_of_a_container_ends_the_trial_with_evidence(
     podman: str, tmp_path: Path
 ) -> None:
@@ -252,6 +279,15 @@ async def test_the_guards_kill_frees_a_containers_memory_at_once(
     assert time.monotonic() - began < 1.0
     assert (await process.wait()).signal == "SIGKILL"
     assert ours() == set()
+
+
+def _eaters() -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wheel_image.EATER.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
 
 
 def _wait_gone(pids: list[int]) -> None:
