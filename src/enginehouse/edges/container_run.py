@@ -156,7 +156,7 @@ class ContainerRun:
         self._over.set()
         if self._seeker is not None:
             self._seeker.join(ASK_LIMIT_S)
-        self._remove()
+        self._remove(state is not None or self._first is not None)
         if self._killer is not None:
             self._killer.kill()
             self._killer.wait()
@@ -167,11 +167,10 @@ class ContainerRun:
         has_limit = self._is_limited or (state.is_oom_killed and self._container.memory_bytes > 0)
         return ContainerEnd(state.exit_code, struck, bool(struck) and has_limit)
 
-    def _remove(self) -> None:
+    def _remove(self, was_there: bool) -> None:
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
-            # without a first process the start was broken off, and the container may come yet
-            word = b"end\n" if self._first is not None else b""
+            word = b"end\n" if was_there else b""  # its start was broken off: it may come yet
             with suppress(subprocess.TimeoutExpired, OSError):
                 reaper.communicate(word, REMOVE_LIMIT_S)
 
