@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from enginehouse.app_find import FindResult, Noted
@@ -128,6 +128,10 @@ def _result_of(
     search: Search, ranked: tuple[Ranked, ...], records: Records, beside: tuple[str, ...]
 ) -> FindResult:
     bench, refusals = search.bench, tuple(search.noted.refusals)
+    for trial in search.hunt.trials:
+        why = search.hunt.refused.get(trial.candidate.id, "")
+        if why and trial.has_measurement:
+            records.update_trial(replace(trial, refused=why))
     if not ranked:
         name = bench.workload.name
         return FindResult(bench.run_id, bench.model, name, (), None, None, refusals)

@@ -71,6 +71,20 @@ def test_the_winner_the_refused_and_the_failed_are_told_apart() -> None:
     assert rows["minimal"].interval is not None
 
 
+def test_who_the_search_refused_without_an_exam_does_not_win_in_the_report() -> None:
+    """No time was left to judge its answers: the records say so, and the report holds to it."""
+    why = "its answers may differ, and the budget left no time to judge them"
+    unjudged = BASE.with_settings(kv_type="q4_0")
+    fastest = dataclasses.replace(trial(unjudged, 900), id=9, purpose=FINAL, refused=why)
+    sources = Sources(
+        (*trials_of(), fastest), {WHEEL.digest: BASE}, MODEL, MACHINE, WORKLOADS["chat"], (), {},
+        {"llama.cpp": ""}, 1.8e9,
+    )  # fmt: skip
+    rows = {row.label: row for row in build_report(sources).rows}
+    assert rows["slots 8"].place == 1
+    assert rows["kv_type q4_0"].why == f"refused: {why}"
+
+
 def test_a_failure_has_its_cause_and_its_lines() -> None:
     """Nobody has to open the log for the line that decided."""
     (failure,) = report_of().failures

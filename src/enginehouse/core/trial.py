@@ -139,7 +139,7 @@ class Trial:
     `cgroup v2`, `systemd scope`, or `watcher` alone. `first_tok_per_s` is how fast the answer came
     that proved that there are tokens, 0 where it was too short to tell: a hint, never a rank.
     `cool_down` is what was waited before it because the machine throttled; its times do not hold
-    that.
+    that. `refused` is why its search did not let it win although it was measured.
     """
 
     run_id: str
@@ -171,6 +171,7 @@ class Trial:
     conditions: Conditions | None = None
     first_tok_per_s: float = 0.0
     cool_down: CoolDown | None = None
+    refused: str = ""
 
     @property
     def gave_a_token(self) -> bool:
