@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from enginehouse.app_report import sources_of
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.contest import FINAL
 from enginehouse.core.quality import Quality
 from enginehouse.core.report import Report, Sources, build_report
 from enginehouse.core.trial import Diagnosis, Evidence, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
+from enginehouse.engines import load_engines
 from enginehouse.report import load_formats
 from tests.unit.values import MACHINE, MODEL, WHEEL, trial
 
@@ -83,6 +85,19 @@ def test_who_the_search_refused_without_an_exam_does_not_win_in_the_report() -> 
     rows = {row.label: row for row in build_report(sources).rows}
     assert rows["slots 8"].place == 1
     assert rows["kv_type q4_0"].why == f"refused: {why}"
+
+
+def test_memory_is_predicted_of_the_file_that_was_loaded() -> None:
+    """A re-quantized file has bars of its own size, and none where the file is gone."""
+    measured = tuple(t for t in trials_of() if t.has_measurement)
+    small = dataclasses.replace(MODEL, quantization="Q2_K", weight_bytes=MODEL.weight_bytes // 3)
+    sources = sources_of(measured, None, MODEL, load_engines(), MACHINE, variants={"Q2_K": small})
+    weights = {t.candidate.id: dict(sources.predicted[t.id])["weights"] for t in measured}
+    assert weights[LOSSY.id] < weights[BASE.id] / 2
+    without = sources_of(measured, None, MODEL, load_engines(), MACHINE)
+    assert {t.id for t in measured if t.id not in without.predicted} == {
+        t.id for t in measured if t.candidate.id == LOSSY.id
+    }
 
 
 def test_a_failure_has_its_cause_and_its_lines() -> None:
