@@ -40,8 +40,8 @@ from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.engines.vllm import Vllm
+from enginehouse.trials.contracts import SilentWatch
 from enginehouse.trials.run import TokenRatio, run_trial
-from enginehouse.trials.search import SilentWatch
 
 OLLAMA = (
     "--no-webui", "--offline", "-c", "4096", "-np", "1", "-b", "512", "-ub", "512",

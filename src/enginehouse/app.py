@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from enginehouse.edges.venvs import PythonInstall
     from enginehouse.gateway.router import Offer
     from enginehouse.gateway.serving import Serving
+    from enginehouse.trials.contracts import Watch
     from enginehouse.trials.run import Bench
-    from enginehouse.trials.search import Watch
 
 log = logging.getLogger(__name__)
 MEASURED = {

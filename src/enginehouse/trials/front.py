@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enginehouse.core.allot import LEAST_ROUNDS
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.front import Searched, entrants
-from enginehouse.trials.search import MOST_IN_FINALS, Hunt, Watch
+from enginehouse.trials.contracts import Watch
+from enginehouse.trials.search import MOST_IN_FINALS, Hunt
 
 
 @dataclass
