@@ -28,6 +28,7 @@ from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.engine import Engine, Launch
 from enginehouse.core.forms import Forms
 from enginehouse.core.model import Model
+from enginehouse.core.quality import Quality
 from enginehouse.core.settings import parse_duration
 from enginehouse.core.trial import Trial
 from enginehouse.core.workload import WORKLOADS
@@ -39,8 +40,8 @@ from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.engines.vllm import Vllm
+from enginehouse.trials.contracts import SilentWatch
 from enginehouse.trials.run import TokenRatio, run_trial
-from enginehouse.trials.search import SilentWatch
 
 OLLAMA = (
     "--no-webui", "--offline", "-c", "4096", "-np", "1", "-b", "512", "-ub", "512",
@@ -185,7 +186,7 @@ def section(workload: str, found: FindResult, rates: dict[str, list[float]]) -> 
     lines = [
         f"### {workload}: {means['find'] / rivals[best]:.2f}× the best of the others ({best})",
         "",
-        f"Winner: {found.label(first.trial)} ({first.trial.build.kind}).",
+        f"Winner: {found.label(first.trial)} ({first.trial.build.kind}). {gate_of(first.quality)}",
         "",
         "| side | tok/s | rounds | find ÷ it |",
         "|---|---|---|---|",
@@ -196,6 +197,17 @@ def section(workload: str, found: FindResult, rates: dict[str, list[float]]) -> 
         for name, mean in means.items()
     ]
     return "\n".join([*lines, ""])
+
+
+def gate_of(quality: Quality | None) -> str:
+    """Say what the quality gate found of the winner's answers."""
+    if quality is None:
+        return "Its answers are the base's: no exam was needed."
+    verdict = "passed" if quality.passes else f"NOT PASSED: {quality.why}"
+    return (
+        f"Quality gate {verdict}: KL divergence {quality.kl_mean:.3f}, top-1 agreement "
+        f"{quality.top1_agreement:.0%}."
+    )
 
 
 if __name__ == "__main__":

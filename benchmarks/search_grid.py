@@ -28,6 +28,7 @@ from typing import Any
 
 from enginehouse.app import House
 from enginehouse.app_variants import make_variants
+from enginehouse.core.builds import space_of
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import MINIMAL, PROOF
@@ -45,8 +46,9 @@ from enginehouse.edges.quantize import VariantStore
 from enginehouse.edges.quantize_run import find_tools
 from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
+from enginehouse.trials.contracts import SilentWatch
 from enginehouse.trials.run import Bench, TokenRatio, run_trial
-from enginehouse.trials.search import Hunt, SilentWatch, space_of
+from enginehouse.trials.search import Hunt
 
 STORED = Path(__file__).with_suffix(".json")
 WORKLOAD = dataclasses.replace(WORKLOADS["chat"], requests=3)

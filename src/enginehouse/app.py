@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from enginehouse.edges.venvs import PythonInstall
     from enginehouse.gateway.router import Offer
     from enginehouse.gateway.serving import Serving
+    from enginehouse.trials.contracts import Watch
     from enginehouse.trials.run import Bench
-    from enginehouse.trials.search import Watch
 
 log = logging.getLogger(__name__)
 MEASURED = {
@@ -558,11 +558,15 @@ class House:
         """
         from enginehouse.app_report import newest_run, sources_of
         from enginehouse.core.report import build_report
+        from enginehouse.edges.quantize import kept_variants
 
         trials = newest_run(self._records.trials(limit=MOST_TRIALS), model, workload, run_id)
         choice = self._records.choice(trials[0].model_digest, workload or trials[0].workload)
         form = next((m for m in self.models() if m.digest == trials[0].model_digest), None)
-        return build_report(sources_of(trials, choice, form, load_engines(), self.look(), workload))
+        variants = kept_variants(cache_dir(), form) if form else {}
+        return build_report(
+            sources_of(trials, choice, form, load_engines(), self.look(), workload, variants)
+        )
 
     def render(self, report: Report, name: str) -> str:
         """Return a report in one of the formats: md, json, html."""

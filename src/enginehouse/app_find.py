@@ -17,7 +17,7 @@ from enginehouse.core.trial import Trial
 from enginehouse.core.workload import WORKLOADS, Workload
 
 if TYPE_CHECKING:
-    from enginehouse.trials.search import Watch
+    from enginehouse.trials.contracts import Watch
 
 
 @dataclass(frozen=True)

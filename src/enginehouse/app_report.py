@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from enginehouse.core.choice import Choice
 from enginehouse.core.engine import Engine
 from enginehouse.core.errors import UserError
+from enginehouse.core.forms import Forms
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.report import Sources
@@ -42,10 +43,12 @@ def newest_run(
 def sources_of(
     trials: tuple[Trial, ...], choice: Choice | None, model: Model | None,
     engines: Mapping[str, Engine], machine: Machine, asked_for: str | None = None,
+    variants: Mapping[str, Model] | None = None,
 ) -> Sources:  # fmt: skip
     """Return a report's sources; a model that is no longer registered is known by its name only.
 
-    Of several workloads it tells of the one that is asked for, else of the first.
+    Of several workloads it tells of the one that is asked for, else of the first. Memory is
+    predicted of what a candidate loaded: its quantization's file in `variants`, where it is kept.
     """
     first = trials[0]
     names = tuple(dict.fromkeys(t.workload for t in trials))
@@ -60,9 +63,12 @@ def sources_of(
         minimals[trial.build.digest] = engine.minimal(trial.build, model, workload)
     here = first.machine_before or machine
     predicted = {}
+    forms = Forms((model,), variants or {})
     for trial in trials:
-        if trial.has_measurement:
-            estimate = engines[trial.build.engine].estimate_memory(model, trial.candidate, here)
+        if trial.has_measurement and forms.has(trial.candidate):
+            engine = engines[trial.build.engine]
+            form = forms.of(engine, trial.candidate)
+            estimate = engine.estimate_memory(form, trial.candidate, here)
             parts = tuple((part.name, part.bytes.expected) for part in estimate.parts)
             predicted[trial.id] = parts
     refusals = choice.refusals if choice and choice.trial_id in {t.id for t in trials} else ()

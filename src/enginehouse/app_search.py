@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from enginehouse.app_find import FindResult, Noted
@@ -20,9 +20,10 @@ from enginehouse.edges.records import Records
 from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
+    from enginehouse.trials.contracts import Watch
     from enginehouse.trials.lab import BenchLab
     from enginehouse.trials.run import Bench
-    from enginehouse.trials.search import Hunt, Watch
+    from enginehouse.trials.search import Hunt
 
 NEVER_FROM = (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED, Outcome.PROVEN)
 """Outcomes that a later search learns nothing from."""
@@ -128,6 +129,10 @@ def _result_of(
     search: Search, ranked: tuple[Ranked, ...], records: Records, beside: tuple[str, ...]
 ) -> FindResult:
     bench, refusals = search.bench, tuple(search.noted.refusals)
+    for trial in search.hunt.trials:
+        why = search.hunt.refused.get(trial.candidate.id, "")
+        if why and trial.has_measurement:
+            records.update_trial(replace(trial, refused=why))
     if not ranked:
         name = bench.workload.name
         return FindResult(bench.run_id, bench.model, name, (), None, None, refusals)

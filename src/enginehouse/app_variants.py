@@ -9,7 +9,7 @@ from enginehouse.core.model import Model
 from enginehouse.edges.quantize import VariantStore, make_variant, weigh_here
 
 if TYPE_CHECKING:
-    from enginehouse.trials.search import Watch
+    from enginehouse.trials.contracts import Watch
 
 
 def make_variants(

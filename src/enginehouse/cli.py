@@ -149,10 +149,13 @@ def up(
 @set_option
 @also_option
 @click.option("--fresh", is_flag=True, help="Do not go on from what earlier searches measured.")
+@click.option(
+    "--watch", is_flag=True, help="On a terminal, draw the leaderboard so far after each trial."
+)
 @dry_run_option
 def find(
     call: Call, model: str, prefer: str | None, context: int | None, wanted: tuple[str, ...],
-    also: tuple[str, ...], fresh: bool, dry_run: bool,
+    also: tuple[str, ...], fresh: bool, watch: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Try, measure and choose, without serving.
 
@@ -166,7 +169,7 @@ def find(
         if dry_run:
             show_plan(call, house, found, workloads, asked)
             return
-        result = search(call, house, found, prefer, asked, also, fresh)
+        result = search(call, house, found, prefer, asked, also, fresh, watch)
         say_unmet(result.require_choice())
         if call.as_json:
             from enginehouse.cli_render import show_json

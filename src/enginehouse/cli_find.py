@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from enginehouse.cli_call import Call
-from enginehouse.cli_progress import SearchTalk, open_progress
+from enginehouse.cli_progress import open_progress
+from enginehouse.cli_watch import open_board
 from enginehouse.core.workload import together
 
 if TYPE_CHECKING:
@@ -37,19 +38,24 @@ def goal_of(call: Call, house: House, prefer: str | None) -> tuple[tuple[str, ..
 
 def search(
     call: Call, house: House, model: Model, prefer: str | None, asked: Settings,
-    also: tuple[str, ...] = (), fresh: bool = False,
+    also: tuple[str, ...] = (), fresh: bool = False, watch: bool = False,
 ) -> Found:  # fmt: skip
-    """Search under the workloads that are asked for, and show the leaderboard of each."""
+    """Search under the workloads that are asked for, and show the leaderboard of each.
+
+    With `watch` the leaderboard so far is drawn after each trial, where there is a terminal.
+    """
     from enginehouse.cli_render import front_text, leaderboard
 
     forms = tuple(house.model(spec, open_progress()) for spec in also)
     workloads, preferred = goal_of(call, house, prefer)
-    budget_s, talk = house.settings.seconds("find.budget"), SearchTalk()
+    budget_s = house.settings.seconds("find.budget")
     if len(workloads) == 1:
-        result = house.find(model, workloads[0], budget_s, talk, asked, forms, fresh)
+        with open_board(watch, budget_s) as talk:
+            result = house.find(model, workloads[0], budget_s, talk, asked, forms, fresh)
         _show(call, [leaderboard(result)] if result.rows else [])
         return result
-    results = house.find_front(model, workloads, preferred, budget_s, talk, asked, forms, fresh)
+    with open_board(watch, budget_s / len(workloads)) as talk:
+        results = house.find_front(model, workloads, preferred, budget_s, talk, asked, forms, fresh)
     texts = [leaderboard(one) for one in results.results if one.rows]
     _show(call, [*texts, front_text(results)] if results.front else texts)
     return results

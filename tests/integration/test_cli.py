@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,10 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
 from enginehouse.app_find import FindResult
 from enginehouse.cli_progress import LineProgress, SearchTalk
 from enginehouse.cli_render import leaderboard, trial_text
+from enginehouse.cli_watch import SearchBoard, open_board
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.choose import choose
 from enginehouse.core.errors import EXIT_CODES
@@ -368,6 +372,39 @@ def test_a_search_is_told_line_by_line() -> None:
         "trial 2: threads 2 (a lever) … [125 s left; best so far 40.0 tok/s: minimal]",
         "trial 2: threads 2: exited: it broke",
     ]
+
+
+def test_a_watched_search_shows_its_leaderboard_so_far() -> None:
+    """The best first with its share, what failed with its reason, the trial under way, the time."""
+    console = Console(file=io.StringIO(), width=90, height=24, force_terminal=True)
+    candidate = Candidate("llama.cpp", values.WHEEL.digest, ())
+    with Live(console=console, auto_refresh=False) as live:
+        board = SearchBoard(live, 200.0)
+        board.on_trial_end(values.trial(candidate, 40.0), "minimal")
+        board.on_trial_end(values.trial(candidate, 50.0), "threads 2")
+        board.on_trial_end(values.trial(candidate, None, Outcome.EXITED, "it broke"), "slots 8")
+        board.on_progress(50.0, "threads 2", 50.0)
+        board.on_step("Q6_K is not made: it would be larger")
+        board.on_trial_start("slots 4 (a lever)", 4)
+    plain = Console(file=io.StringIO(), width=90, height=24)
+    with plain.capture() as shown:
+        plain.print(board.view(plain))
+    text = shown.get()
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0].endswith("50 of 200 s left; best so far 50.0 tok/s: threads 2")
+    assert lines[0].count("█") in (22, 23)
+    assert lines[2:5] == [
+        "1 50.0 100% 1 threads 2",
+        "2 40.0 80% 1 minimal",
+        "3 - - 1 slots 8 exited: it broke",
+    ]
+    assert lines[5:] == ["trial 4: slots 4 (a lever) …", "Q6_K is not made: it would be larger"]
+
+
+def test_a_watched_search_without_a_terminal_is_told_line_by_line() -> None:
+    """In a pipe the board is the plain lines."""
+    with open_board(True, 100.0) as told:
+        assert isinstance(told, SearchTalk)
 
 
 def test_recheck_answers_for_each_machine(house: House) -> None:

@@ -151,7 +151,7 @@ async def test_a_client_that_waits_for_a_model_is_kept_patient(
     serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a model loads, each dialect's stream carries what its clients read past."""
-    monkeypatch.setattr("enginehouse.gateway.proxy.KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr("enginehouse.gateway.holding.KEEP_ALIVE_S", 0.2)
     slow = Offer(
         ServedModel("slow"), (Step("x", lambda c: fake_plan(tmp_path, "--load-s", "0.8")),)
     )

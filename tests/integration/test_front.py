@@ -126,6 +126,18 @@ async def test_each_workload_keeps_its_share_of_the_budget() -> None:
             assert any(t.purpose == FINAL for t in hunt.trials)
 
 
+async def test_time_that_an_exhausted_search_does_not_need_goes_to_the_next() -> None:
+    """With a space that is tried through in no time, the others get what is over for exploring."""
+    found, talk = both(8000.0)
+    chat, crowd = found.hunts.values()
+    await found.run()
+    assert any("every candidate of the space" in said for said in talk.said)
+    assert chat.budget_s < 4000.0 < crowd.budget_s
+    assert chat.budget_s + crowd.budget_s == pytest.approx(8000.0)
+    spent_s = sum(t.duration_s for t in chat.trials)
+    assert spent_s <= chat.budget_s
+
+
 async def test_what_one_refuses_for_its_answers_the_other_does_not_choose() -> None:
     """Answers do not depend on the workload: one exam's verdict holds for all."""
     found, _ = both(

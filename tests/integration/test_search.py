@@ -16,7 +16,8 @@ from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.trial import Diagnosis, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.llama_cpp import ENGINE
-from enginehouse.trials.search import Hunt, SilentWatch
+from enginehouse.trials.contracts import SilentWatch
+from enginehouse.trials.search import Hunt
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL, measurement, trial
 
 CROWD = WORKLOADS["crowd"]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from enginehouse.core.builds import space_of
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import FINAL, MINIMAL, PROOF, WHOLE
@@ -26,7 +27,8 @@ from enginehouse.core.space import candidate_at
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.engines.llama_cpp import ENGINE
-from enginehouse.trials.search import Hunt, SilentWatch, space_of
+from enginehouse.trials.contracts import SilentWatch
+from enginehouse.trials.search import Hunt
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL, measurement, trial
 
 BUDGET_S = 200.0

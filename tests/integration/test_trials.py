@@ -26,9 +26,9 @@ from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
+from enginehouse.trials.contracts import SilentWatch
 from enginehouse.trials.lab import BenchLab
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
-from enginehouse.trials.search import SilentWatch
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
 

@@ -7,6 +7,7 @@ import pytest
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
 from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.workload import WORKLOADS
+from enginehouse.edges.builds_llama_cpp import parse_version
 from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import ENGINE
 from tests.unit.values import BINARY, MACHINE, MODEL, WHEEL
@@ -113,3 +114,18 @@ def test_memory_grows_with_slots_by_their_kv_cache() -> None:
 def test_the_folder_lists_the_engines() -> None:
     """An engine is added by its file alone."""
     assert load_engines()["llama.cpp"] == ENGINE
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ("version: 11434 (abc123)\nbuilt with GNU", "b11434 (abc123)"),
+        ("version: 0.6.0-dev (build 11549, commit abc123)", "b11549 (abc123)"),
+        ("version: 0.6.0-dev (build 11549, commit unknown)", "b11549"),
+        ("version: 11434 (unknown)", "b11434"),
+        ("usage: something else", None),
+    ],
+)
+def test_a_servers_version_is_read_in_both_forms(printed: str, version: str | None) -> None:
+    """Older ones give a number, newer ones a build; a commit that is not known is left out."""
+    assert parse_version(printed) == version

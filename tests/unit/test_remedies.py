@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from enginehouse.core.builds import following_build
 from enginehouse.core.candidate import Candidate, Setting, settings_of
 from enginehouse.core.choose import choose
 from enginehouse.core.engine import Tunable, without_flags
@@ -24,7 +25,6 @@ from enginehouse.core.remedies import (
 from enginehouse.core.trial import Diagnosis, Evidence, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.llama_cpp import ENGINE, TUNABLES
-from enginehouse.trials.search import following_build
 from tests.unit.values import MACHINE, MODEL, WHEEL, trial
 
 CHAT = WORKLOADS["chat"]

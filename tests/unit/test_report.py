@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from enginehouse.app_report import sources_of
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.contest import FINAL
 from enginehouse.core.quality import Quality
 from enginehouse.core.report import Report, Sources, build_report
 from enginehouse.core.trial import Diagnosis, Evidence, Outcome, Trial
 from enginehouse.core.workload import WORKLOADS
+from enginehouse.engines import load_engines
 from enginehouse.report import load_formats
 from tests.unit.values import MACHINE, MODEL, WHEEL, trial
 
@@ -69,6 +71,33 @@ def test_the_winner_the_refused_and_the_failed_are_told_apart() -> None:
     assert rows["quantization Q2_K"].kl_mean == 0.4
     assert rows["kv_type q9_9"].why.startswith("failed")
     assert rows["minimal"].interval is not None
+
+
+def test_who_the_search_refused_without_an_exam_does_not_win_in_the_report() -> None:
+    """No time was left to judge its answers: the records say so, and the report holds to it."""
+    why = "its answers may differ, and the budget left no time to judge them"
+    unjudged = BASE.with_settings(kv_type="q4_0")
+    fastest = dataclasses.replace(trial(unjudged, 900), id=9, purpose=FINAL, refused=why)
+    sources = Sources(
+        (*trials_of(), fastest), {WHEEL.digest: BASE}, MODEL, MACHINE, WORKLOADS["chat"], (), {},
+        {"llama.cpp": ""}, 1.8e9,
+    )  # fmt: skip
+    rows = {row.label: row for row in build_report(sources).rows}
+    assert rows["slots 8"].place == 1
+    assert rows["kv_type q4_0"].why == f"refused: {why}"
+
+
+def test_memory_is_predicted_of_the_file_that_was_loaded() -> None:
+    """A re-quantized file has bars of its own size, and none where the file is gone."""
+    measured = tuple(t for t in trials_of() if t.has_measurement)
+    small = dataclasses.replace(MODEL, quantization="Q2_K", weight_bytes=MODEL.weight_bytes // 3)
+    sources = sources_of(measured, None, MODEL, load_engines(), MACHINE, variants={"Q2_K": small})
+    weights = {t.candidate.id: dict(sources.predicted[t.id])["weights"] for t in measured}
+    assert weights[LOSSY.id] < weights[BASE.id] / 2
+    without = sources_of(measured, None, MODEL, load_engines(), MACHINE)
+    assert {t.id for t in measured if t.id not in without.predicted} == {
+        t.id for t in measured if t.candidate.id == LOSSY.id
+    }
 
 
 def test_a_failure_has_its_cause_and_its_lines() -> None:

@@ -172,7 +172,7 @@ def build_report(sources: Sources) -> Report:
     """Build the report of one search's trials, oldest first."""
     trials = sources.trials
     base = next((t.candidate for t in trials if t.has_measurement), trials[0].candidate)
-    ranked = choose(trials, base, refused_by_exam(trials))
+    ranked = choose(trials, base, refused_in(trials))
     front = _front(sources)
     if front is not None:
         ranked = settled(ranked, front, sources.workload.name)
@@ -219,7 +219,7 @@ def _front(sources: Sources) -> Front | None:
     for trials in (sources.trials, *sources.beside):
         own = tuple(t for t in trials if t.outcome is not Outcome.EXAMINED) or trials
         base = next((t.candidate for t in own if t.has_measurement), own[0].candidate)
-        searched.append(Searched(own[0].workload, trials, base, refused_by_exam(trials)))
+        searched.append(Searched(own[0].workload, trials, base, refused_in(trials)))
     return stand(searched)
 
 
@@ -253,13 +253,18 @@ def _front_note(front: Front, sources: Sources) -> str:
     return " ".join(said)
 
 
-def refused_by_exam(trials: Sequence[Trial]) -> dict[str, str]:
-    """Return the candidates that may not win since an exam of the same answers failed, with why."""
+def refused_in(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the candidates that may not win, with why.
+
+    An exam of the same answers failed, or the search itself refused them, as it does when no time
+    was left to judge answers that may differ.
+    """
     failed = {
         answer_key(t.candidate): t.quality.why for t in trials if t.quality and not t.quality.passes
     }
     keys = {t.candidate.id: answer_key(t.candidate) for t in trials}
-    return {id: failed[key] for id, key in keys.items() if key in failed}
+    by_exam = {id: failed[key] for id, key in keys.items() if key in failed}
+    return {t.candidate.id: t.refused for t in trials if t.refused} | by_exam
 
 
 def label_of(trial: Trial, sources: Sources) -> str:

@@ -140,7 +140,7 @@ class Trial:
     answer came that proved that there are tokens, 0 where it was too short to tell: a hint, never a
     rank.
     `cool_down` is what was waited before it because the machine throttled; its times do not hold
-    that.
+    that. `refused` is why its search did not let it win although it was measured.
     """
 
     run_id: str
@@ -172,6 +172,7 @@ class Trial:
     conditions: Conditions | None = None
     first_tok_per_s: float = 0.0
     cool_down: CoolDown | None = None
+    refused: str = ""
 
     @property
     def gave_a_token(self) -> bool:

@@ -124,11 +124,15 @@ def read_build_version(program: str) -> str | None:
 
 
 def parse_version(text: str) -> str | None:
-    """Return `b11549 (abc123)` out of what `llama-server --version` prints."""
+    """Return `b11549 (abc123)` out of what `llama-server --version` prints.
+
+    One that was built outside a checkout does not know its commit, and has none here.
+    """
     version = VERSION.search(text)
     if version is None:
         return None
-    return f"b{version[1] or version[3]} ({version[2] or version[4]})"
+    number, commit = version[1] or version[3], version[2] or version[4]
+    return f"b{number}" if commit == "unknown" else f"b{number} ({commit})"
 
 
 def _not_usable(what: str, evidence: str) -> UserError:

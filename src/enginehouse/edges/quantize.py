@@ -71,7 +71,21 @@ class VariantStore:
 
     def folder(self, model: Model) -> Path:
         """Return the folder of a model's variants."""
-        return self.cache / "variants" / (model.digest or model.header_digest)[:16]
+        return variants_folder(self.cache, model)
+
+
+def variants_folder(cache: Path, model: Model) -> Path:
+    """Return the folder of a model's variants in a cache."""
+    return cache / "variants" / (model.digest or model.header_digest)[:16]
+
+
+def kept_variants(cache: Path, model: Model) -> dict[str, Model]:
+    """Return what was made of a model and is still here, by quantization, from headers alone."""
+    found = {}
+    for path in sorted(variants_folder(cache, model).glob("*.gguf")):
+        with suppress(EnginehouseError):
+            found[path.stem] = read_place(path, model.name, model.source)
+    return found
 
 
 def weigh_here(model: Model, store: VariantStore) -> tuple[Variant, ...]:

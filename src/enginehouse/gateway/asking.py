@@ -60,7 +60,7 @@ async def carry_ask(
     if ask.upstream_path == EMBEDDINGS:
         proxy.check_embeds(ask.model)
     turn = _Turn(proxy, ask, answer, journey)
-    outcome = await proxy.with_server(
+    outcome = await proxy.holding.with_server(
         ask.model, ask.context_tokens, None, turn.attempt, answer, journey,
         turn.wait if ask.is_stream else None,
     )  # fmt: skip

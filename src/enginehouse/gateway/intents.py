@@ -67,7 +67,7 @@ async def carry_count(
         tokens = await count_tokens(server, offer.tokens_api, body)
         await answer.render(count.render(tokens))
 
-    return await proxy.with_server(count.model, None, None, attempt, answer, journey)
+    return await proxy.holding.with_server(count.model, None, None, attempt, answer, journey)
 
 
 async def carry_tokenize(
@@ -80,7 +80,7 @@ async def carry_tokenize(
         shown = await do(server, offer.tokens_api, wanted.fields)
         await answer.whole(200, json.dumps(shown, ensure_ascii=False).encode())
 
-    return await proxy.with_server(wanted.model, None, None, attempt, answer, journey)
+    return await proxy.holding.with_server(wanted.model, None, None, attempt, answer, journey)
 
 
 def _note_model(proxy: Proxy, offer: Offer, asked: str, journey: Journey) -> None:
@@ -105,7 +105,7 @@ async def carry_load(
         async def attempt(offer: Offer, server: Server) -> None:
             """Being let in is all there is to it: the engine is ready then."""
 
-        await proxy.with_server(load.model, None, None, attempt, answer, journey)
+        await proxy.holding.with_server(load.model, None, None, attempt, answer, journey)
         if load.keep_alive_s is not None:
             keep_loaded(proxy, load.model, load.keep_alive_s)
     moment = Moment(proxy.now(), journey.total_s, journey.load_s)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enginehouse.core.allot import LEAST_ROUNDS
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.front import Searched, entrants
-from enginehouse.trials.search import MOST_IN_FINALS, Hunt, Watch
+from enginehouse.trials.contracts import Watch
+from enginehouse.trials.search import MOST_IN_FINALS, Hunt
 
 
 @dataclass
@@ -36,6 +37,7 @@ class FrontHunt:
             hunt.hints = self._best_so_far()
             await hunt.explore()
             hunt.pause()
+            self._pass_on(hunt)
         if not any(hunt.trials for hunt in self.hunts.values()):
             return
         entered = await self._admit()
@@ -50,6 +52,17 @@ class FrontHunt:
             hunt.resume()
             await hunt.ablate()
             hunt.pause()
+
+    def _pass_on(self, ended: Hunt) -> None:
+        """Give what an exhausted search did not need for exploring to those that come after it."""
+        following = [hunt for hunt in self.hunts.values() if not hunt.trials]
+        ended.resume()
+        spare_s = ended.exploring_s() - ended.ends_with_a_trial_s()
+        ended.pause()
+        if spare_s > 0 and following:
+            ended.budget_s -= spare_s
+            for hunt in following:
+                hunt.budget_s += spare_s / len(following)
 
     def known(self) -> tuple[Searched, ...]:
         """Return what each search knows, of earlier ones too."""

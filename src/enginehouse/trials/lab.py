@@ -12,8 +12,8 @@ from enginehouse.core.contest import EXAM, MINIMAL, PROOF, WHOLE
 from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.quality import QualityTrace, compare
 from enginehouse.core.trial import Outcome, Trial
+from enginehouse.trials.contracts import Watch
 from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
-from enginehouse.trials.search import Watch
 
 LOOK_EVERY_S = 0.05
 IDLE_S = 2.0

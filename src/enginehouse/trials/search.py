@@ -7,11 +7,19 @@ which is the machine in earnest and a stored grid in `benchmarks/search_grid.py`
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from enginehouse.core.allot import LEAST_ROUNDS, finals_reserve_s, whole_trial_s
+from enginehouse.core.builds import (
+    FIRST_CANDIDATES,
+    base_found,
+    fastest_first,
+    first_answers,
+    following_build,
+    overrun_s,
+    space_of,
+)
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key, precision_key
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
@@ -30,20 +38,15 @@ from enginehouse.core.contest import (
     is_disturbed,
 )
 from enginehouse.core.measurement import scaled
-from enginehouse.core.propose import Place, Proposal, base_of, propose, throughput
-from enginehouse.core.remedies import ACTIONS, NEXT_BUILD
-from enginehouse.core.space import Dimension, dimensions_of
-from enginehouse.core.trial import AppliedRemedy, Outcome, Trial
+from enginehouse.core.propose import Proposal, base_of, propose, throughput
+from enginehouse.core.trial import Outcome, Trial
+from enginehouse.trials.contracts import Lab, Watch
 from enginehouse.trials.sampler import Sampler
 
-FIRST_CANDIDATES = 3
 EXAM_S = 12.0
 """What two exams are taken to cost before one was seen: about 8 s each for a small model."""
 FINALS_SHARE = 0.92
 MOST_ROUNDS = 6
-BUILD_HINT = 1.1
-"""A build is tuned before an earlier one when its first answer came this much faster: one answer is
-a hint with a few percent of noise."""
 BUILD_NEAR = 0.85
 """With a first answer this near the tuned build's, another build tries the best one's settings."""
 LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
@@ -60,63 +63,6 @@ WINDOW_SHARE = 1 / 36
 LEAST_WINDOW_S, MOST_WINDOW_S = 6.0, 30.0
 FINAL_WINDOW = 1.5
 NO_TIME_TO_JUDGE = "its answers may differ, and the budget left no time to judge them"
-
-
-class Watch(Protocol):
-    """Who is told how a search goes."""
-
-    def on_step(self, text: str) -> None:
-        """Take one sentence on what happens next or was refused."""
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        """Take the start of a trial."""
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        """Take a trial's record."""
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        """Take how much time is left before a trial, and the best so far ("" for none yet)."""
-
-
-class SilentWatch:
-    """Says nothing; a base for who says only some of it."""
-
-    def on_step(self, text: str) -> None:
-        """Say nothing."""
-
-    def on_trial_start(self, label: str, number: int) -> None:
-        """Say nothing."""
-
-    def on_trial_end(self, trial: Trial, label: str) -> None:
-        """Say nothing."""
-
-    def on_progress(self, left_s: float, best: str, tok_per_s: float) -> None:
-        """Say nothing."""
-
-
-class Lab(Protocol):
-    """Where candidates are tried, with a clock in seconds."""
-
-    def now(self) -> float:
-        """Return the time."""
-
-    def place(self, build: Build) -> Place:
-        """Return what proposals for a build rest on."""
-
-    def minimal(self, build: Build) -> Candidate:
-        """Return a build's minimal candidate."""
-
-    def pace_of(self, candidate: Candidate | None) -> None:
-        """Hold the next loads against this candidate's pace, against none's for None."""
-
-    async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
-        """Try a candidate and return its record."""
-
-    def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
-        """Whether a verdict on a candidate is known without an exam."""
-
-    async def judge(self, candidate: Candidate, base: Candidate) -> str:
-        """Judge a candidate's answers by the base's; say why it is refused, empty when good."""
 
 
 @dataclass
@@ -526,69 +472,3 @@ class Hunt:
             return 0.0
         place = self.lab.place(self._build_of(candidate))
         return whole_trial_s(own[-1], place.workload, FINAL_WINDOW * self.window_s)
-
-
-def space_of(
-    builds: Sequence[Build], bases: Mapping[str, Candidate], places: Mapping[str, Place]
-) -> dict[str, tuple[Dimension, ...]]:
-    """Return the dimensions of each engine, spanned by its builds' levers around their bases."""
-    spaces = {}
-    for engine in {build.engine for build in builds}:
-        own = [build for build in builds if build.engine == engine]
-        levers = [lever for build in own for lever in places[build.digest].levers()]
-        spaces[engine] = dimensions_of([bases[build.digest] for build in own], levers)
-    return spaces
-
-
-def following_build(proposal: Proposal, trials: Sequence[Trial]) -> Proposal:
-    """Say of a build's first candidate that it answers what the build before it failed of."""
-    last = trials[-1] if trials else None
-    if last is None or last.diagnosis is None or any(t.has_measurement for t in trials):
-        return proposal
-    action = next((a for a in last.diagnosis.actions if a in NEXT_BUILD), None)
-    if action is None or proposal.remedy is not None:
-        return proposal
-    remedy = AppliedRemedy(last.id, last.diagnosis.cause, action, ACTIONS[action])
-    return replace(proposal, remedy=remedy, reason=remedy.describe())
-
-
-def fastest_first(
-    builds: Sequence[Build], owns: Mapping[str, Sequence[Trial]]
-) -> tuple[Build, ...]:
-    """Order the builds that gave a token by what their first candidates measured.
-
-    One that was only proven stands right before the measured build of its engine when its first
-    answer came clearly faster, else right behind it.
-    """
-    served = [build for build in builds if base_found(owns[build.digest])]
-    hints = first_answers([trial for own in owns.values() for trial in own])
-    rates = {build.digest: max(map(throughput, owns[build.digest])) for build in served}
-    measured = {b.engine: b for b in reversed(served) if rates[b.digest]}
-
-    def place(build: Build) -> tuple[float, float]:
-        first = measured.get(build.engine, build)
-        ours, theirs = (hints.get(b.digest, 0.0) for b in (build, first))
-        ahead = ours / theirs if ours and theirs else 1.0
-        is_ahead = build is first or ahead >= BUILD_HINT
-        return -(rates[build.digest] or rates[first.digest]), -ahead if is_ahead else 0.0
-
-    return tuple(sorted(served, key=place))
-
-
-def first_answers(trials: Sequence[Trial]) -> dict[str, float]:
-    """Return how fast each build's first answer came, by digest, in tokens per second."""
-    hints: dict[str, float] = {}
-    for trial in trials:
-        if trial.first_tok_per_s and trial.purpose in (MINIMAL, PROOF):
-            hints.setdefault(trial.candidate.build_digest, trial.first_tok_per_s)
-    return hints
-
-
-def overrun_s(own: Sequence[Trial], budget_s: float) -> float:
-    """Return how far a build's first candidates may go beyond the budget, as negative seconds."""
-    return -budget_s if len(own) < FIRST_CANDIDATES else 0.0
-
-
-def base_found(own: Sequence[Trial]) -> bool:
-    """Whether a build has produced a token: until then the budget alone bounds its remedies."""
-    return any(trial.gave_a_token for trial in own)
