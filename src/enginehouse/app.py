@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from enginehouse.app_engines import find_in_images, find_installed
 from enginehouse.app_find import (
     FindResult,
     Noted,
@@ -26,6 +27,7 @@ from enginehouse.app_find import (
     require_builds,
 )
 from enginehouse.app_fit import FitReport, Fitter
+from enginehouse.app_generate import planned_argv
 from enginehouse.app_search import (
     FrontResult,
     Search,
@@ -39,7 +41,7 @@ from enginehouse.app_variants import make_variants
 from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.candidate import Settings as CandidateSettings
 from enginehouse.core.choice import Choice, stale_reasons
-from enginehouse.core.engine import Endpoint, Engine, Launch, Refusal
+from enginehouse.core.engine import Engine, Refusal
 from enginehouse.core.errors import UserError
 from enginehouse.core.examination import Examination
 from enginehouse.core.facts import Fact
@@ -77,8 +79,6 @@ VARIANTS_SHARE = 0.15
 """How much of a search's time making quantizations may take: each must pay for itself in trials."""
 MOST_TRIALS = 500
 """Records that are looked at for a user's own blocks, the newest ones."""
-DRY_RUN_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
-DRY_RUN_SCRATCH = "/run/engine"
 
 
 class House:
@@ -88,6 +88,7 @@ class House:
         self.settings = settings
         self.cleared: tuple[str, ...] = ()
         self._state = state
+        self._in_images: tuple[Build, ...] | None = None
         self._leases = LeaseBook(state / "leases")
         self._fetches = LeaseBook(cache_dir() / "leases")
         self._records = Records(state / "records.sqlite")
@@ -192,14 +193,10 @@ class House:
         return tuple(found)
 
     def builds(self) -> tuple[Build, ...]:
-        """Return the engine builds that are installed here."""
-        from enginehouse.edges.builds import find_builds
-
-        return find_builds(
-            self.settings.text("engine.llama_cpp.path"),
-            self.settings.text("engine.vllm.python"),
-            self.settings.text("engine.ollama.path"),
-        )
+        """Return the engine builds that are here; container images are looked for once."""
+        if self._in_images is None:
+            self._in_images = find_in_images(self.settings, self.look)
+        return (*find_installed(self.settings), *self._in_images)
 
     def vllm_install(self, version: str, flavour: str, progress: Progress) -> PythonInstall:
         """Return the installation of vLLM that would be made here.
@@ -468,9 +465,7 @@ class House:
             ]
             for candidate in steps:
                 label = candidate.describe_difference(minimal) or "minimal"
-                argv = engine.argv(
-                    Launch(build, candidate, model, DRY_RUN_ENDPOINT, DRY_RUN_SCRATCH)
-                )
+                argv = planned_argv(build, candidate, model, machine)
                 planned.append((candidate, f"{build.label}: {label}", argv))
         return tuple(planned)
 

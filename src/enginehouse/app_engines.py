@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from enginehouse.core.engine import Engine
 from enginehouse.core.errors import MachineError, UserError
 from enginehouse.core.machine import Machine
 from enginehouse.core.native_build import choose_recipe
+from enginehouse.core.settings import Settings
 from enginehouse.edges.installed import folders_of, remove, users_of
 from enginehouse.edges.paths import cache_dir
 from enginehouse.edges.progress import Progress
@@ -20,6 +21,14 @@ from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
     from enginehouse.edges.native_build import Built, NativeBuild, Wanted
+
+
+OWN_IMAGES = {
+    "llama.cpp": "engine.llama_cpp.image",
+    "vllm": "engine.vllm.image",
+    "tensorrt-llm": "engine.tensorrt_llm.image",
+}
+"""The settings that name an image of the user's own, by engine."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,39 @@ class Listed:
     offers: tuple[Offer, ...]
 
 
+def find_installed(settings: Settings) -> tuple[Build, ...]:
+    """Return the engine builds that are installed here, without those in container images."""
+    from enginehouse.edges.builds import find_builds
+
+    return find_builds(
+        settings.text("engine.llama_cpp.path"),
+        settings.text("engine.vllm.python"),
+        settings.text("engine.ollama.path"),
+    )
+
+
+def find_in_images(settings: Settings, look: Callable[[], Machine]) -> tuple[Build, ...]:
+    """Return the builds in container images that are here: the user's own, then known ones.
+
+    Each image once. Docker and Podman are asked, which takes up to a second.
+    """
+    from enginehouse.edges.containers import (
+        find_container_builds,
+        find_own_builds,
+        find_runtimes,
+        has_programs,
+    )
+
+    own = {engine: settings.text(key) for engine, key in OWN_IMAGES.items()}
+    is_off = settings.text("engine.containers") == "off"
+    if not any(own.values()) and (is_off or not has_programs()):
+        return ()
+    runtimes = find_runtimes()
+    known = () if is_off else find_container_builds(look(), runtimes)
+    builds = (*find_own_builds(own, runtimes), *known)
+    return tuple({(build.engine, build.digest): build for build in reversed(builds)}.values())[::-1]
+
+
 def list_engines(
     builds: Sequence[Build], machine: Machine, installers: Sequence[str]
 ) -> tuple[Listed, ...]:
@@ -58,9 +100,28 @@ def list_engines(
     for name in installers:
         said = Offer(f"enginehouse engines install {name}", "an environment of its own")
         offers[name] = (*offers.get(name, ()), said)
+    for name, image in _images_to_pull(builds, machine):
+        said = Offer(image, "an image, which `find` then tries in a container")
+        offers[name] = (*offers.get(name, ()), said)
     return tuple(
         _listed(engine, builds, offers.get(engine.name, ())) for engine in load_engines().values()
     )
+
+
+def _images_to_pull(builds: Sequence[Build], machine: Machine) -> Iterator[tuple[str, str]]:
+    """Return for each engine without an image here the command that fetches the preferred one."""
+    from enginehouse.core.image import images_for
+    from enginehouse.edges.containers import find_runtimes
+    from enginehouse.knowledge.containers import load_images
+
+    answering = [Path(found.program).name for found in find_runtimes() if not found.problem]
+    if not answering:
+        return
+    has_image = {build.engine for build in builds if build.kind == "container"}
+    for name in load_engines():
+        if name not in has_image:
+            for image in images_for(load_images(), machine, name)[:1]:
+                yield name, f"{answering[0]} pull {image.name}"
 
 
 def _listed(engine: Engine, builds: Sequence[Build], offers: tuple[Offer, ...]) -> Listed:

@@ -6,14 +6,18 @@ import dataclasses
 import shlex
 from dataclasses import dataclass
 
+from enginehouse.core.candidate import Build, Candidate
 from enginehouse.core.choice import Choice
-from enginehouse.core.container import Confines, contain, gpu_access, socket_in
+from enginehouse.core.container import socket_in
 from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
-from enginehouse.edges.containers import own_user
+from enginehouse.edges.launches import KIND, contained_launch
 from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.engines import load_engines
+
+PLANNED_FOLDER = "/run/engine"
+PLANNED_ENDPOINT = Endpoint(socket_path="/run/engine.sock")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
     engine = load_engines()[choice.build.engine]
     form = dataclasses.replace(choice.form or model, name=model.name)
     scratch = new_scratch()
-    is_contained = choice.build.kind == "container"
+    is_contained = choice.build.kind == KIND
     if is_contained and engine.unix_socket:
         endpoint = socket_in(str(scratch))
     else:
@@ -50,14 +54,23 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
     launch = Launch(choice.build, choice.candidate, form, endpoint, str(scratch))
     argv, env = engine.argv(launch), engine.env(launch)
     if is_contained:
-        program = choice.build.command[0]
-        confines = Confines(
-            scratch.name.rpartition("-")[2], str(scratch), (form.path,), own_user(),
-            gpu_access(program, machine),
-        )  # fmt: skip
-        argv, env = contain(argv, env, endpoint, confines), ()
+        ready = contained_launch(engine, launch, machine, is_ours=False)
+        argv, env = ready.argv, ready.env
     folder = str(scratch) if names_folder(scratch, argv, env) else ""
     return Command(argv, env, folder, _listens_on(endpoint))
+
+
+def planned_argv(
+    build: Build, candidate: Candidate, model: Model, machine: Machine
+) -> tuple[str, ...]:
+    """Return what a trial of a candidate would run, with names that stand for its own places."""
+    engine = load_engines()[build.engine]
+    if build.kind != KIND:
+        launch = Launch(build, candidate, model, PLANNED_ENDPOINT, PLANNED_FOLDER)
+        return engine.argv(launch)
+    endpoint = socket_in(PLANNED_FOLDER) if engine.unix_socket else PLANNED_ENDPOINT
+    launch = Launch(build, candidate, model, endpoint, PLANNED_FOLDER)
+    return contained_launch(engine, launch, machine, is_ours=False).argv
 
 
 def _listens_on(endpoint: Endpoint) -> str:

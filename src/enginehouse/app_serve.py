@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from enginehouse.core.candidate import Build, Candidate, show_setting
 from enginehouse.core.catalog import Served, plain_name
 from enginehouse.core.choice import Choice
-from enginehouse.core.engine import Engine, Launch
+from enginehouse.core.engine import Engine
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.settings import Settings
@@ -121,30 +121,30 @@ class OfferMaker:
 
     def plan(self, model: Model, way: Way, context: int | None = None) -> ServerPlan:
         """Return how to start a way's server, for a larger context where one is given."""
-        from enginehouse.edges.scratch import new_endpoint, new_scratch
+        from enginehouse.edges.launches import prepare
         from enginehouse.gateway.supervisor import ServerPlan
 
         engine = load_engines()[way.build.engine]
         candidate = way.candidate
         if context:
             candidate = candidate.with_settings(context=context)
-        endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
-        launch = Launch(way.build, candidate, way.form, endpoint, str(scratch))
+        ready = prepare(engine, way.build, candidate, way.form, self.look)
         deadlines = self.deadlines.times(float(candidate.get("patience") or 1))
         settings = self.settings
         name = "".join(c if c.isalnum() or c in "-._" else "_" for c in model.name)[:60]
         return ServerPlan(
             model_name=model.name,
             engine=engine.name,
-            argv=engine.argv(launch),
-            env=engine.env(launch),
-            calls=engine.setup(launch),
+            argv=ready.argv,
+            env=ready.env,
+            calls=engine.setup(ready.launch),
             stop_signal=engine.stop_signal,
-            endpoint=endpoint,
+            container=ready.container,
+            endpoint=ready.endpoint,
             ready_path=engine.ready_path,
             log_path=self.state / "serve" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.log",
             slots=int(candidate.get("slots") or candidate.get("max_num_seqs") or 1),
-            scratch=scratch,
+            scratch=Path(ready.launch.scratch),
             shared_slots=engine.shared_slots(candidate),
             most_choices=engine.most_choices(candidate),
             prefix_limit_bytes=settings.bytes("serve.prefix_limit"),

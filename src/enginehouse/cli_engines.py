@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from enginehouse.edges.native_build import Built, NativeBuild
 
 BUILDABLE = ("llama.cpp",)
-DIGEST_DIGITS = 12
 
 
 @click.group(epilog="\b\nExample:\n  enginehouse engines list")
@@ -107,8 +106,7 @@ def _engines_text(listed: tuple[Listed, ...]) -> str:
     for engine in listed:
         facts = (engine.name, engine.status)
         for build in engine.builds:
-            digest = build.digest[:DIGEST_DIGITS]
-            rows.append((*facts, build.version, build.kind, digest, build.path))
+            rows.append((*facts, build.version, build.kind, build.short_digest, build.path))
         if not engine.builds:
             rows.append((*facts, "-", "not here", "-", "-"))
     lines = [table(("ENGINE", "STATUS", "VERSION", "KIND", "DIGEST", "PATH"), rows)]

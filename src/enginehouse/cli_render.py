@@ -67,7 +67,9 @@ def leaderboard(result: FindResult) -> str:
         rows.append((*figures, result.label(trial), reason))
     columns = ("TOK/S", "TTFT P50", "ITL P50", "MEMORY", "KL, TOP-1")
     header = ("#", "TRIAL", *columns, "CANDIDATE", "WHY")
-    return f"{result.model.name} under {result.workload}\n{table(header, rows)}"
+    builds = dict.fromkeys(trial.build for trial, _ in result.rows)
+    exact = [f"{build.label}: sha256 {build.short_digest}" for build in builds]
+    return "\n".join((f"{result.model.name} under {result.workload}", table(header, rows), *exact))
 
 
 def front_text(result: FrontResult) -> str:
@@ -174,7 +176,7 @@ def trial_text(trial: Trial) -> str:
     lines = [
         f"trial {trial.id}: {trial.model_name} under {trial.workload}, {_when(trial)}",
         f"  outcome    {outcome_of(trial)}",
-        f"  build      {trial.build.label}",
+        f"  build      {trial.build.label}, sha256 {trial.build.short_digest}",
         f"  settings   {', '.join(f'{name} {value}' for name, value in trial.candidate.settings)}",
         f"  argv       {command_line(trial.argv)}",
         f"  stages     {stages or 'none was recorded'}",

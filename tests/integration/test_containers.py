@@ -22,8 +22,8 @@ DIGEST = "sha256:" + "a" * 64
 PLAYED = f"""#!/bin/sh
 echo "$@" >> "$0.asked"
 case "$1" in
-info) [ -e "$0.dead" ] && {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}; echo ok;;
-images) echo "ghcr.io/ggml-org/llama.cpp:server|{DIGEST}|sha256:1"
+images) [ -e "$0.dead" ] && {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
+        echo "ghcr.io/ggml-org/llama.cpp:server|{DIGEST}|sha256:1"
         echo "localhost/mine:1|<none>|sha256:2"
         echo "vllm/vllm-openai:latest|{DIGEST}|sha256:3";;
 ps) echo enginehouse-1; echo enginehouse-2;;

@@ -9,10 +9,12 @@ import pytest
 from enginehouse.core.candidate import Build, settings_of
 from enginehouse.core.container import (
     Confines,
+    ContainerState,
     contain,
     gpu_access,
     leftovers_argv,
-    mounted_path,
+    mounted_paths,
+    parse_state,
     remove_argv,
     socket_in,
     stop_argv,
@@ -27,10 +29,11 @@ from tests.unit.values import MACHINE, MODEL
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp@sha256:" + "a" * 64
 CONFINES = Confines("0123456789abcdef", "/run/e", (MODEL.path,), "1000:1000", memory_bytes=8 << 30)
-LEAST = (
+FEW = (
     "--read-only --tmpfs /tmp:rw,nosuid,nodev,size=4294967296 --cap-drop ALL --security-opt "
-    "no-new-privileges --pids-limit 4096 --user 1000:1000"
+    "no-new-privileges --pids-limit 4096"
 )
+LEAST = f"{FEW} --user 1000:1000"
 OWN = "--env HOME=/tmp --env USER=enginehouse --env LOGNAME=enginehouse"
 MOUNTS = (
     "--mount type=bind,source=/run/e,target=/run/e "
@@ -63,9 +66,9 @@ ADA = Gpu("RTX 4090", "nvidia", 24 << 30, driver="580.82", cuda="13.0", arch="8.
             replace(CONFINES, memory_bytes=0, gpu="cdi"),
             "/usr/bin/podman run --rm --init --pull never --name enginehouse-0123456789ab "
             "--label enginehouse.run=0123456789abcdef --network none "
-            f"{LEAST} --userns keep-id --security-opt label=disable --shm-size 1073741824 {MOUNTS} "
-            f"--device nvidia.com/gpu=all {OWN} --env HF_HUB_OFFLINE=1 --entrypoint python3 "
-            f"{IMAGE} -m vllm --uds /run/e/engine.sock",
+            f"{FEW} --user 0:0 --userns host --security-opt label=disable --shm-size 1073741824 "
+            f"{MOUNTS} --device nvidia.com/gpu=all {OWN} --env HF_HUB_OFFLINE=1 --entrypoint "
+            f"python3 {IMAGE} -m vllm --uds /run/e/engine.sock",
         ),
         (
             ("docker", IMAGE, "trtllm-serve", "/m", "--host", "127.0.0.1", "--port", "4711"),
@@ -180,12 +183,52 @@ def test_containers_are_found_and_ended_by_our_label() -> None:
     """Leftovers are listed by our label alone, and ended by name."""
     assert leftovers_argv("docker", "r1")[3:5] == ("--filter", "label=enginehouse.run=r1")
     assert leftovers_argv("docker")[4] == "label=enginehouse.run"
-    assert stop_argv("docker", "e") == ("docker", "stop", "--time", "10", "e")
+    assert stop_argv("docker", "e") == ("docker", "stop", "-t", "10", "e")
     assert remove_argv("podman", "e") == ("podman", "rm", "--force", "e")
 
 
 def test_a_snapshot_of_the_hub_is_mounted_with_its_blobs() -> None:
     """A file of Hugging Face's cache is a link, so the folder that holds its target is mounted."""
     folder = "/home/u/.cache/huggingface/hub/models--a--b"
-    assert mounted_path(f"{folder}/snapshots/abc") == folder
-    assert mounted_path("/models/tiny.gguf") == "/models/tiny.gguf"
+    assert mounted_paths(f"{folder}/snapshots/abc") == (folder,)
+    assert mounted_paths("/models/tiny.gguf") == ("/models/tiny.gguf",)
+
+
+def test_all_parts_of_a_model_are_mounted() -> None:
+    """An engine that is given the first of a model's files reads the others beside it."""
+    assert mounted_paths("/m/big-00001-of-00002.gguf") == (
+        "/m/big-00001-of-00002.gguf",
+        "/m/big-00002-of-00002.gguf",
+    )
+
+
+def test_podman_runs_it_as_its_own_root_who_is_the_caller_outside() -> None:
+    """The same for everybody: `keep-id` is refused to root and to users without further ids."""
+    argv = ("podman", IMAGE, "x")
+    as_root = contain(argv, (), socket_in("/run/e"), replace(CONFINES, user="0:0"))
+    assert as_root == contain(argv, (), socket_in("/run/e"), CONFINES)
+    assert "keep-id" not in as_root
+
+
+def test_a_container_that_is_asked_how_it_ended_is_kept_until_then() -> None:
+    """A kept container, another stop signal and a variable passed on stand in the command."""
+    confines = replace(CONFINES, is_kept=True, stop_signal="SIGINT", passed_on=("MARK",))
+    argv = contain(("docker", IMAGE, "x"), (), socket_in("/run/e"), confines)
+    assert "--rm" not in argv
+    assert argv[argv.index("--stop-signal") + 1] == "SIGINT"
+    assert argv[argv.index("MARK") - 1] == "--env"
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("4711 0 false\n", ContainerState(4711, 0, False)),
+        ("0 137 true\n", ContainerState(0, 137, True)),
+        ("", None),
+        ("no such container", None),
+        ("<no value> 0 false", None),
+    ],
+)
+def test_a_containers_state_is_read_or_unknown(text: str, state: ContainerState | None) -> None:
+    """What `inspect` prints is read exactly; anything else is no state."""
+    assert parse_state(text) == state

@@ -16,8 +16,10 @@ Settings = tuple[tuple[str, Setting], ...]
 class Build:
     """One installed build of an engine: where it is and exactly which one it is.
 
-    `kind` is how it is run: `wheel` (inside a Python distribution) or `binary` (a program).
-    `command` is the start of the argv that runs it. `digest` is the SHA-256 of the code that runs.
+    `kind` is how it is run: `wheel` (inside a Python distribution), `environment` (one of its own),
+    `binary` (a program), `native` (one that was built here) or `container` (an image).
+    `command` is the start of the argv that runs it. `digest` is the SHA-256 of the code that runs:
+    of a program, of a wheel's library, of an environment's list of its files, or of an image.
     """
 
     engine: str
@@ -31,6 +33,11 @@ class Build:
     def label(self) -> str:
         """How the build is named in a line of text."""
         return f"{self.engine} {self.version} ({self.kind})"
+
+    @property
+    def short_digest(self) -> str:
+        """The digest's first twelve digits, as it is shown."""
+        return self.digest[:12]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def diagnose(
     if outcome in (Outcome.MEASURED, Outcome.RUNNING):
         raise ValueError(f"a trial that is {outcome.value} has not failed")
     if outcome is Outcome.GUARDED:
-        return _guarded(memory)
+        return _guarded(memory, kernel_says)
     if outcome is Outcome.INTERRUPTED:
         return Diagnosis(None, detail or "interrupted", _tail(log))
     facts = facts_of_machine(machine) if machine is not None else Facts()
@@ -88,7 +88,7 @@ def as_diagnosis(verdict: Verdict) -> Diagnosis:
     )
 
 
-def _guarded(memory: Sequence[MemorySample]) -> Diagnosis:
+def _guarded(memory: Sequence[MemorySample], kernel_says: str = "") -> Diagnosis:
     last = memory[-1] if memory else None
     facts = (
         f"{_mib(last.available_bytes)} was available, the engine held {_mib(_held(last))}"
@@ -98,7 +98,7 @@ def _guarded(memory: Sequence[MemorySample]) -> Diagnosis:
     return Diagnosis(
         "memory.host.insufficient",
         f"ended by the memory guard: {facts}",
-        (),
+        (Evidence(0, kernel_says),) if kernel_says else (),
         (
             "end programs that hold memory",
             "use less context or fewer slots",

@@ -22,7 +22,8 @@ SCHEMA = 1
 class Row:
     """One candidate in the leaderboard; rates in tokens per second, times in seconds, bytes.
 
-    A figure is None where there is none. `interval` is its rate ÷ the winner's, low and high.
+    A figure is None where there is none. `build_digest` says exactly which build. `interval` is its
+    rate ÷ the winner's, low and high.
     """
 
     place: int
@@ -34,6 +35,7 @@ class Row:
     why: str
     trials: int
     argv: tuple[str, ...]
+    build_digest: str = ""
     tok_per_s: float | None = None
     interval: tuple[float, float] | None = None
     ttft_p50_s: float | None = None
@@ -44,6 +46,11 @@ class Row:
     roofline_share: float | None = None
     kl_mean: float | None = None
     top1_agreement: float | None = None
+
+    @property
+    def exact_build(self) -> str:
+        """The build with the first digits of its digest, as it is shown."""
+        return f"{self.build}, {self.build_digest[:12]}" if self.build_digest else self.build
 
 
 @dataclass(frozen=True)
@@ -278,6 +285,7 @@ def _row(place: int, ranked: Ranked, label: str, sources: Sources) -> Row:
         why=ranked.reason,
         trials=ranked.trials,
         argv=trial.argv,
+        build_digest=trial.build.digest,
         memory_bytes=trial.peak_memory_bytes,
     )
     if figures is None or trial.outcome not in (Outcome.MEASURED, Outcome.PRUNED):

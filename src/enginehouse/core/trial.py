@@ -136,8 +136,9 @@ class Trial:
     it.
     Exactly one of `exit_code` and `signal` is set once the engine has ended. `purpose` is what the
     search tried it for (`core/contest.py`); `fence` is how its memory was bounded: `cgroup v1`,
-    `cgroup v2`, `systemd scope`, or `watcher` alone. `first_tok_per_s` is how fast the answer came
-    that proved that there are tokens, 0 where it was too short to tell: a hint, never a rank.
+    `cgroup v2`, `systemd scope`, `container`, or `watcher` alone. `first_tok_per_s` is how fast the
+    answer came that proved that there are tokens, 0 where it was too short to tell: a hint, never a
+    rank.
     `cool_down` is what was waited before it because the machine throttled; its times do not hold
     that. `refused` is why its search did not let it win although it was measured.
     """

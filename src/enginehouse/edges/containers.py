@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.container import leftovers_argv, remove_argv
-from enginehouse.core.errors import MachineError
+from enginehouse.core.errors import MachineError, UserError
 from enginehouse.core.image import Image, images_for
 from enginehouse.core.machine import Machine
 from enginehouse.knowledge.containers import load_images
@@ -19,6 +21,7 @@ from enginehouse.knowledge.containers import load_images
 PROGRAMS = ("docker", "podman")
 LIST = ("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}}|{{.Digest}}|{{.ID}}")
 LIMIT_S = 10
+ABOUT = ("image", "inspect", "--format", "{{.Id}}|{{json .Config.Entrypoint}}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -30,13 +33,18 @@ class Runtime:
     problem: str = ""
 
 
+def has_programs() -> bool:
+    """Whether Docker or Podman is on PATH at all, which is quickly seen."""
+    return any(shutil.which(name) for name in PROGRAMS)
+
+
 def find_runtimes() -> tuple[Runtime, ...]:
     """Return Docker and Podman as far as they are on PATH, the one that answers first."""
     found = []
     for name in PROGRAMS:
         program = shutil.which(name)
         if program is not None:
-            done = _run((program, "info", "--format", "json"))
+            done = _run((program, "images", "--quiet"))  # podman's `info` takes 15 times as long
             found.append(Runtime(program, "" if done.returncode == 0 else _first_line(done)))
     return tuple(sorted(found, key=lambda runtime: bool(runtime.problem)))
 
@@ -58,6 +66,59 @@ def find_container_builds(
             if reference is not None:
                 builds.setdefault(image.name, build_of(runtime.program, image, reference))
     return tuple(builds.values())
+
+
+def find_own_builds(
+    own: Mapping[str, str], runtimes: Sequence[Runtime] | None = None
+) -> tuple[Build, ...]:
+    """Return a build for each image that the user names: engine → `IMAGE [COMMAND…]`.
+
+    Without a command it is what the image itself starts with, else what the engine's known images
+    do.
+
+    Raises:
+        UserError: `engine.not_usable`, when an image is not here.
+    """
+    wanted = {engine: text for engine, text in own.items() if text.strip()}
+    if not wanted:
+        return ()
+    runtimes = find_runtimes() if runtimes is None else runtimes
+    return tuple(_own_build(engine, text, runtimes) for engine, text in wanted.items())
+
+
+def _own_build(engine: str, text: str, runtimes: Sequence[Runtime]) -> Build:
+    name, *command = shlex.split(text)
+    for program in (runtime.program for runtime in runtimes if not runtime.problem):
+        done = _run((program, *ABOUT, name))
+        id, _, entry = done.stdout.strip().partition("|")
+        if done.returncode == 0 and id:
+            plain = _plain(name if ":" in name.rpartition("/")[2] else f"{name}:latest")
+            start = tuple(command or _words(entry) or _usual_command(engine))
+            image = Image(engine, plain, (), start)
+            id = f"sha256:{id.removeprefix('sha256:')}"
+            return build_of(program, image, list_images(program).get(plain, id))
+    said = [f"{runtime.program}: {runtime.problem or 'has no such image'}" for runtime in runtimes]
+    raise UserError(
+        "engine.not_usable",
+        f"the setting for {engine} names the image {name}, which is not here",
+        evidence=tuple(said) or ("neither docker nor podman is on PATH",),
+        remedies=(
+            *(f"{runtime.program} pull {name}" for runtime in runtimes if not runtime.problem),
+            "name an image that is here, or remove the setting",
+        ),
+    )
+
+
+def _words(entry: str) -> tuple[str, ...]:
+    try:
+        words = json.loads(entry)
+    except ValueError:
+        return ()
+    return tuple(map(str, words)) if isinstance(words, list) else ()
+
+
+def _usual_command(engine: str) -> tuple[str, ...]:
+    return next((image.command for image in load_images() if image.engine == engine), (engine,))
 
 
 def build_of(program: str, image: Image, reference: str) -> Build:
@@ -84,11 +145,18 @@ def list_images(program: str) -> dict[str, str]:
         cells = line.split("|")
         if len(cells) == 3 and done.returncode == 0:
             name, digest, id = cells
-            name = name.removeprefix("docker.io/").removeprefix("localhost/")
+            name = _plain(name)
             repository = cells[0].rpartition(":")[0]
             has_digest = bool(DIGEST.fullmatch(digest))
             found[name] = f"{repository}@{digest}" if has_digest else id
     return found
+
+
+def _plain(name: str) -> str:
+    """Return an image's name without what the programs put before it by themselves."""
+    for before in ("docker.io/", "library/", "localhost/"):
+        name = name.removeprefix(before)
+    return name
 
 
 def pull(program: str, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -18,23 +19,30 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from enginehouse.core.container import remove_argv
 from enginehouse.core.errors import MachineError
 
 MARKER = "ENGINEHOUSE_LEASE"
 """Environment variable that marks every process we started."""
 DRAFT = ".draft"
 DRAFT_LIMIT_S = 60.0
+CONTAINER_LIMIT_S = 30.0
 GONE = -1.0
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """One child's lease: its owner (pid and `started_at`), what it is, files to remove."""
+    """One child's lease: its owner (pid and `started_at`), what it is, files to remove.
+
+    `container` is the program and the name of the container that the child runs, empty for none:
+    its processes are no descendants of the child.
+    """
 
     id: str
     owner_pid: int
     owner_started: float
     label: str
     files: tuple[str, ...] = ()
+    container: tuple[str, ...] = ()
 
 
 class LeaseBook:
@@ -43,7 +51,9 @@ class LeaseBook:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open(self, label: str, files: Sequence[Path] = ()) -> Lease:
+    def open(
+        self, label: str, files: Sequence[Path] = (), container: tuple[str, ...] = ()
+    ) -> Lease:
         """Write a new lease owned by this process and return it.
 
         Raises:
@@ -55,6 +65,7 @@ class LeaseBook:
             owner_started=started_at(os.getpid()),
             label=label,
             files=tuple(str(file) for file in files),
+            container=container,
         )
         try:
             self._write(lease)
@@ -93,6 +104,8 @@ class LeaseBook:
         ]
         if not dead:
             return ()
+        for lease in dead:
+            _remove_container(lease.container)
         killed = _kill_marked({lease.id for lease in dead})
         sentences = []
         for lease in dead:
@@ -125,6 +138,16 @@ class LeaseBook:
             with suppress(OSError):
                 if time.time() - draft.stat().st_mtime > DRAFT_LIMIT_S:
                     draft.unlink()
+
+
+def _remove_container(container: tuple[str, ...]) -> None:
+    """End and remove a container; whether it was still there is not known."""
+    if len(container) == 2:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                remove_argv(*container), stdin=subprocess.DEVNULL, capture_output=True,
+                timeout=CONTAINER_LIMIT_S, check=False,
+            )  # fmt: skip
 
 
 def _remove(path: Path) -> None:

@@ -57,8 +57,7 @@ def run_logged(
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         leases.close(lease)
-    code = child.returncode
-    return Ended(None, signal.Signals(-code).name) if code < 0 else Ended(code, None)
+    return Ended.of(child.returncode)
 
 
 class _Lines:

@@ -6,6 +6,7 @@ The kernel counts it there for everybody to read, while its log is often root's 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -33,6 +34,15 @@ class OomKills:
             if now is not None and now > before:
                 return f"{file}: oom_kill {before} before, {now} after"
         return ""
+
+
+def read_limit(pid: int) -> int | None:
+    """Return the memory limit in bytes of a process's own cgroup, None where there is none."""
+    for file in _files_of(pid):
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            with suppress(OSError, ValueError):
+                return int((file.parent / name).read_text())
+    return None
 
 
 def _files_of(pid: int) -> tuple[Path, ...]:

@@ -15,7 +15,9 @@ from typing import BinaryIO
 
 import psutil
 
+from enginehouse.core.container import Container
 from enginehouse.core.errors import EngineError, MachineError
+from enginehouse.edges.container_run import ContainerEnd, ContainerRun
 from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
 
 TAIL_BYTES = 16_384
@@ -23,14 +25,35 @@ TAIL_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended; exactly one of the two is set."""
+    """How a process ended; exactly one of the first two is set.
+
+    `contained` is how its container ended, where it had one. What ended in a container by a signal
+    ended by that signal, whatever its client made of it.
+    """
 
     exit_code: int | None
     signal: str | None
+    contained: ContainerEnd | None = None
+
+    @staticmethod
+    def of(code: int, contained: ContainerEnd | None = None) -> Ended:
+        """Return it for an exit code as subprocess has it: a signal's number is negative."""
+        if contained is not None and contained.signal:
+            return Ended(None, contained.signal, contained)
+        if code < 0:
+            return Ended(None, signals.Signals(-code).name, contained)
+        return Ended(code, None, contained)
+
+    @property
+    def oom_says(self) -> str:
+        """What tells that the kernel's memory killer struck in its container, empty if nothing."""
+        return self.contained.oom_says if self.contained is not None else ""
 
     def describe(self) -> str:
         """Say it in words: `exit code 1`, `signal SIGKILL`."""
-        return f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
+        said = f"signal {self.signal}" if self.signal else f"exit code {self.exit_code}"
+        more = self.contained.describe() if self.contained is not None else ""
+        return f"{said} ({more})" if more else said
 
 
 class EngineProcess:
@@ -39,7 +62,8 @@ class EngineProcess:
     On Linux the kernel ends it when Enginehouse dies (`setpriv --pdeathsig`, where util-linux is
     there); the lease covers the rest, at the next start. `prefix` is what becomes the engine's
     program by exec, such as a shell that enters a cgroup. `files` are removed with it, and so is
-    `scratch`, a folder that is made for it.
+    `scratch`, a folder that is made for it. With a `container` the child is only the client that
+    runs it: what is measured and killed is what runs in there, and it is removed at the end.
     """
 
     def __init__(
@@ -53,7 +77,10 @@ class EngineProcess:
         scratch: Path | None = None,
         stop_signal: str = "SIGTERM",
         prefix: Sequence[str] = (),
+        container: Container | None = None,
     ) -> None:
+        self._container = ContainerRun(container) if container is not None else None
+        self._container_end: asyncio.Future[ContainerEnd] | None = None
         self._prefix = tuple(prefix)
         self._stop_signal = signals.Signals[stop_signal]
         self._argv = tuple(argv)
@@ -75,9 +102,11 @@ class EngineProcess:
         """
         if shutil.which(self._argv[0]) is None:
             raise self._cannot_start("is not a program that can be executed")
-        lease = self._leases.open(f"the engine `{Path(self._argv[0]).name}`", self._files)
+        lease = self._open_lease()
         try:
             with self._open_log() as log:
+                if self._container is not None:
+                    self._container.begin(lease)
                 self._process = await asyncio.create_subprocess_exec(
                     *die_with_parent(),
                     *self._prefix,
@@ -95,6 +124,12 @@ class EngineProcess:
             self._end_marked(lease)
             raise
         self._lease = lease
+
+    def _open_lease(self) -> Lease:
+        label = f"the engine `{Path(self._argv[0]).name}`"
+        if self._container is None:
+            return self._leases.open(label, self._files)
+        return self._leases.open(f"{label} in a container", self._files, self._container.key)
 
     def _open_log(self) -> BinaryIO:
         try:
@@ -126,6 +161,16 @@ class EngineProcess:
         return self._process.pid
 
     @property
+    def engine_pid(self) -> int | None:
+        """The process id of the engine itself: in a container that of its first process."""
+        return self.pid if self._container is None else self._container.pid
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its container was seen to have its memory limit; without one it is False."""
+        return self._container is not None and self._container.is_limited
+
+    @property
     def has_started(self) -> bool:
         """Whether the child was started, ended or not."""
         return self._process is not None
@@ -140,26 +185,41 @@ class EngineProcess:
         if self._process is None:
             raise RuntimeError("the process was not started")
         code = await self._process.wait()
+        contained = await self._end_container() if self._container is not None else None
         if self._ended is None:
-            self._ended = (
-                Ended(None, signals.Signals(-code).name) if code < 0 else Ended(code, None)
-            )
+            self._ended = Ended.of(code, contained)
             self._clear_rest()
         return self._ended
+
+    async def _end_container(self) -> ContainerEnd:
+        """Have the container removed, once; whoever waits may be cancelled without ending that."""
+        if self._container_end is None:
+            assert self._container is not None
+            loop = asyncio.get_running_loop()
+            self._container_end = loop.run_in_executor(None, self._container.end)
+        return await asyncio.shield(self._container_end)
 
     async def stop(self, grace_s: float = 5.0) -> Ended:
         """End the whole group: SIGTERM, then after `grace_s` seconds SIGKILL; may be repeated."""
         if self.is_running:
-            self._signal_group(self._stop_signal)
+            await self._ask_to_end(grace_s)
             # Not wait_for: with its work done, it would swallow a cancellation at that moment.
             ended, _ = await asyncio.wait({asyncio.ensure_future(self.wait())}, timeout=grace_s)
             if not ended:
-                self._signal_group(signals.SIGKILL)
+                self.kill()
         return await self.wait()
 
+    async def _ask_to_end(self, grace_s: float) -> None:
+        if self._container is None:
+            self._signal_group(self._stop_signal)
+        elif not await asyncio.to_thread(self._container.stop, grace_s):
+            self.kill()  # it is not there yet, or its program does not answer
+
     def kill(self) -> None:
-        """Send SIGKILL to the whole group, at once."""
+        """Send SIGKILL to the whole group, at once; first to what is in its container."""
         if self.is_running:
+            if self._container is not None:
+                self._container.kill()
             self._signal_group(signals.SIGKILL)
 
     def memory(self) -> tuple[int, int | None]:
@@ -181,9 +241,14 @@ class EngineProcess:
         return read_tail(self._log_path, lines)
 
     def family(self) -> list[psutil.Process]:
-        """Return the child and its descendants, nothing when it has ended."""
+        """Return the child and its descendants, nothing when it has ended.
+
+        With a container it is what runs in there, nothing while that is not known.
+        """
         if not self.is_running:
             return []
+        if self._container is not None:
+            return self._container.family()
         try:
             leader = psutil.Process(self.pid)
             return [leader, *leader.children(recursive=True)]
@@ -202,6 +267,8 @@ class EngineProcess:
         self._end_marked(self._lease)
 
     def _end_marked(self, lease: Lease) -> None:
+        if self._container is not None and self._container_end is None:
+            self._container.end()  # it was not even started, or that was interrupted
         for pid in find_marked((lease.id,)):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signals.SIGKILL)

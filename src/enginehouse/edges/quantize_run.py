@@ -68,7 +68,8 @@ def find_tools(builds: Sequence[Build] = ()) -> Tools:
 def _program(builds: Sequence[Build]) -> Tool | None:
     for build in builds:
         beside = Path(build.path).with_name(PROGRAM)
-        if build.engine == "llama.cpp" and build.kind != "wheel" and os.access(beside, os.X_OK):
+        is_program = build.engine == "llama.cpp" and build.kind in ("binary", "native")
+        if is_program and os.access(beside, os.X_OK):
             return Tool(PROGRAM, str(beside), build.version)
     found = shutil.which(PROGRAM)
     return Tool(PROGRAM, found) if found else None

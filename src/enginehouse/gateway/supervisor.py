@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from enginehouse.core.container import Container
 from enginehouse.core.engine import Call, Endpoint
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.lifecycle import Event, State, backoff_s, next_state
@@ -48,6 +49,7 @@ class ServerPlan:
     scratch: Path | None = None
     calls: tuple[Call, ...] = ()
     stop_signal: str = "SIGTERM"
+    container: Container | None = None
     shared_slots: int = 0
     most_choices: int = 0
     prefix_limit_bytes: int = 512 << 20
@@ -185,6 +187,7 @@ class Supervisor:
             files=files,
             scratch=plan.scratch if plan.uses_scratch else None,
             stop_signal=plan.stop_signal,
+            container=plan.container,
         )
         self.keeper = new_keeper(plan)
         self._replay = Replay()

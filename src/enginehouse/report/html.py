@@ -111,7 +111,7 @@ def _row(row: Row) -> str:
     )
     cells = "".join(f'<td class="n">{escape(cell)}</td>' for cell in numbers)
     mark = ' <span class="unproven">unproven</span>' if row.status == "unproven" else ""
-    texts = f"<td>{escape(row.build)}{mark}</td><td>{escape(row.label)}</td>"
+    texts = f"<td>{escape(row.exact_build)}{mark}</td><td>{escape(row.label)}</td>"
     won = ' class="won"' if row.place == 1 and row.tok_per_s else ""
     return f"<tr{won}>{cells}{texts}<td>{escape(row.why)}</td></tr>"
 

@@ -90,7 +90,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.memory_bytes / 2**20:,.0f} MiB" if row.memory_bytes else "-",
         f"{row.roofline_share:.0%}" if row.roofline_share else "-",
         quality,
-        plain(row.build) + status,
+        plain(row.exact_build) + status,
         plain(row.label),
         plain(row.why),
     )

@@ -19,7 +19,7 @@ from enginehouse.core.conditions_of_trial import Conditions
 from enginehouse.core.correction import Observation
 from enginehouse.core.diagnose import diagnose
 from enginehouse.core.diagnose_scan import Book
-from enginehouse.core.engine import Call, Endpoint, Engine, Launch
+from enginehouse.core.engine import Call, Endpoint, Engine
 from enginehouse.core.errors import EnginehouseError
 from enginehouse.core.forms import Forms
 from enginehouse.core.guard import show
@@ -44,13 +44,13 @@ from enginehouse.edges.cgroups import NO_FENCE, Fence, raise_fence
 from enginehouse.edges.conditions import ConditionsWatch
 from enginehouse.edges.guard import Guard
 from enginehouse.edges.http import make_call, open_session
+from enginehouse.edges.launches import KIND, prepare
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.oom_kills import OomKills
 from enginehouse.edges.page_cache import drop_page_cache
 from enginehouse.edges.probes import read_available_bytes
-from enginehouse.edges.processes import EngineProcess
+from enginehouse.edges.processes import Ended, EngineProcess
 from enginehouse.edges.records import Records
-from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.edges.throttling import Cooler
 from enginehouse.trials.load import LoadShape, TooSlowError, Window, ask, run_load, words_per_token
@@ -62,7 +62,7 @@ SAMPLE_EVERY_S = 0.25
 YOUNG_S, YOUNG_LOOKS = 1.0, 12
 """A young engine is looked at more often: some enter their cgroup and are killed at once."""
 READY_POLL_S = 0.05
-ENDING_S = 0.5
+ENDING_S, CONTAINER_ENDING_S = 0.5, 3.0
 """How long an engine whose answers broke off may take to end and so be the cause."""
 LOG_LIMIT_BYTES = 4 << 20
 LEAST_ROOM_BYTES = 64 << 20
@@ -134,12 +134,19 @@ class Bench:
             self.memory_reserve_bytes, self.may_drop_page_cache,
         )  # fmt: skip
 
-    def fence(self) -> Fence:
-        """Make the memory cgroup of one trial: all that is available but the reserve."""
+    def room_bytes(self) -> int:
+        """Return how much one trial's engine may take: all that is available but the reserve.
+
+        0 when nothing may bound it but the watcher.
+        """
         room = read_available_bytes() - self.memory_reserve_bytes
-        if not self.may_use_cgroups or room < LEAST_ROOM_BYTES:
+        return room if self.may_use_cgroups and room >= LEAST_ROOM_BYTES else 0
+
+    def fence(self, room_bytes: int, build: Build) -> Fence:
+        """Bound the memory of one trial: by the container's own limit, else by a memory cgroup."""
+        if not room_bytes:
             return NO_FENCE
-        return raise_fence(room)
+        return Fence(KIND, (), room_bytes) if build.kind == KIND else raise_fence(room_bytes)
 
     def drop_page_cache(self) -> str:
         """Empty the page cache, and say what came of it."""
@@ -213,10 +220,10 @@ async def run_trial(
     A cancelled trial ends its engine, is stored as interrupted, and stays cancelled.
     """
     engine = bench.engine_of(build)
-    endpoint, scratch = new_endpoint(engine.unix_socket), new_scratch()
     form = dataclasses.replace(bench.forms.of(engine, candidate), name=bench.model.name)
-    launch = Launch(build, candidate, form, endpoint, str(scratch))
-    slots, calls = engine.shared_slots(candidate), engine.setup(launch)
+    room = bench.room_bytes()
+    ready = prepare(engine, build, candidate, form, bench.look, room)
+    slots, calls = engine.shared_slots(candidate), engine.setup(ready.launch)
     trial = bench.records.start_trial(
         Trial(
             run_id=bench.run_id,
@@ -225,8 +232,8 @@ async def run_trial(
             workload=bench.workload.name,
             candidate=candidate,
             build=build,
-            argv=engine.argv(launch),
-            env=engine.env(launch),
+            argv=ready.argv,
+            env=ready.env,
             started_at=time.time(),
             machine_before=bench.look(),
             remedy=remedy,
@@ -234,7 +241,7 @@ async def run_trial(
             cool_down=measuring.cool_down,
         )
     )
-    fence = bench.fence()
+    fence = bench.fence(room, build)
     trial = dataclasses.replace(trial, fence=fence.way)
     log_path = bench.log_folder / f"{trial.id:04d}" / "engine.log"
     trial = dataclasses.replace(trial, log_path=str(log_path))
@@ -244,11 +251,13 @@ async def run_trial(
         env=dict(trial.env),
         log_path=log_path,
         leases=bench.leases,
-        files=(Path(endpoint.socket_path),) if endpoint.socket_path else (),
-        scratch=scratch if names_folder(scratch, trial.argv, trial.env) else None,
+        files=ready.files,
+        scratch=ready.scratch,
         stop_signal=engine.stop_signal,
         prefix=fence.prefix,
+        container=ready.container,
     )
+    endpoint, scratch = ready.endpoint, Path(ready.launch.scratch)
     keeper = SlotKeeper(endpoint, slots, scratch, bench.prefix_limit_bytes) if slots else None
     attempt = _Attempt(bench, engine, process, endpoint, ratio, measuring, keeper, calls, fence)
     try:
@@ -259,6 +268,8 @@ async def run_trial(
         raise
     finally:
         fence.remove()
+    if fence.way == KIND and not process.is_limited:
+        trial = dataclasses.replace(trial, fence=NO_FENCE.way)
     trial = dataclasses.replace(trial, machine_after=bench.look())
     if trial.outcome not in GOOD:
         trial = dataclasses.replace(
@@ -273,7 +284,7 @@ async def run_trial(
                 machine=trial.machine_before,
                 book=bench.book,
                 detail=trial.detail,
-                kernel_says=attempt.oom_kills.describe(),
+                kernel_says=attempt.oom_kills.describe() or attempt.ended_by_killer,
             ),
         )
     bench.records.update_trial(trial)
@@ -322,6 +333,7 @@ class _Attempt:
     conditions: Conditions | None = None
     oom_kills: OomKills = field(default_factory=OomKills)
     first_tok_per_s: float = 0.0
+    ended_by_killer: str = ""
 
     async def run(self, trial: Trial) -> Trial:
         deadlines = self.bench.deadlines.times(float(trial.candidate.get("patience") or 1))
@@ -357,6 +369,7 @@ class _Attempt:
             if self._was_started():
                 self._enter(Stage.STOP)
                 ended = await self.process.stop(self.bench.deadlines.stop_s)
+                self.ended_by_killer = ended.oom_says
         if outcome not in GOOD:
             self.stages = [s for s in self.stages if s.stage is not Stage.STOP]
         trial = dataclasses.replace(
@@ -383,22 +396,32 @@ class _Attempt:
 
         An engine that met the limit of its cgroup was ended by us, by the kernel's hand.
         """
-        if self.fence.has_struck():
+        if self.fence.has_struck() or await self._met_containers_limit(failure.outcome):
             allowed = show(self.fence.limit_bytes)
             return Outcome.GUARDED, f"it wanted more than the {allowed} that its cgroup allows"
         if failure.outcome is Outcome.BAD_ANSWER:
-            # Not wait_for: with its work done, it would swallow a cancellation at that moment.
-            ending = asyncio.ensure_future(self.process.wait())
-            try:
-                await asyncio.wait({ending}, timeout=ENDING_S)
-                if ending.done():
-                    stage, ended = self.stages[-1].stage.value, ending.result()
-                    said = f"the engine ended during {stage} with {ended.describe()}"
-                    return Outcome.EXITED, said
-            finally:
-                ending.cancel()
-                await asyncio.gather(ending, return_exceptions=True)
+            ended = await self._end_soon(ENDING_S)
+            if ended is not None:
+                stage = self.stages[-1].stage.value
+                return Outcome.EXITED, f"the engine ended during {stage} with {ended.describe()}"
         return failure.outcome, failure.detail
+
+    async def _met_containers_limit(self, outcome: Outcome) -> bool:
+        if self.fence.way != KIND or outcome not in (Outcome.EXITED, Outcome.BAD_ANSWER):
+            return False
+        ended = await self._end_soon(CONTAINER_ENDING_S)
+        return ended is not None and ended.contained is not None and ended.contained.is_at_limit
+
+    async def _end_soon(self, limit_s: float) -> Ended | None:
+        """Return how the engine ended, None when it does not within a moment."""
+        # Not wait_for: with its work done, it would swallow a cancellation at that moment.
+        ending = asyncio.ensure_future(self.process.wait())
+        try:
+            await asyncio.wait({ending}, timeout=limit_s)
+            return ending.result() if ending.done() else None
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
 
     def _was_started(self) -> bool:
         return self.process.has_started
@@ -542,8 +565,9 @@ class _Attempt:
                 self.memory.append(MemorySample(at_s, rss, pss, available))
             looks = YOUNG_LOOKS if at_s < YOUNG_S else 1
             for _ in range(looks):
-                if self.process.is_running:
-                    self.oom_kills.look(self.process.pid)
+                pid = self.process.engine_pid if self.process.is_running else None
+                if pid is not None:
+                    self.oom_kills.look(pid)
                 await asyncio.sleep(SAMPLE_EVERY_S / looks)
 
 
