@@ -14,6 +14,7 @@ from enginehouse.core.contest import (
     Table,
     contributions,
     explored_rates,
+    undisturbed,
 )
 from enginehouse.core.interval import Interval
 from enginehouse.core.propose import throughput
@@ -141,7 +142,7 @@ def _score(group: list[Trial]) -> _Scored:
     if not measured:
         return _Scored(given_up[-1], throughput(given_up[-1]), len(given_up), False)
     finals = [t for t in measured if t.purpose == FINAL]
-    counted = finals or measured
+    counted = finals or [t for t in undisturbed(group) if t.has_measurement]
     middle = median(throughput(t) for t in counted)
     nearest = min(counted, key=lambda t: abs(throughput(t) - middle))
     explored = explored_rates(measured).get(nearest.candidate.id, 0.0)

@@ -109,12 +109,26 @@ def is_disturbed(trial: Trial) -> bool:
     return trial.conditions is not None and bool(trial.conditions.disturbance)
 
 
+def undisturbed(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Leave out what was disturbed, where the candidate has a calm measurement of the same kind.
+
+    Loads that explore and whole ones are two kinds.
+    """
+    calm = {_kind(t) for t in trials if t.has_measurement and not is_disturbed(t)}
+    return tuple(t for t in trials if not is_disturbed(t) or _kind(t) not in calm)
+
+
+def _kind(trial: Trial) -> tuple[str, bool]:
+    return trial.candidate.id, trial.purpose in WHOLE
+
+
 def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:
     """Return each measured candidate's median rate by id; a candidate that once failed has none.
 
     Only trials that explored count, so that loads of one kind are compared; whole loads do for a
-    candidate that has no other.
+    candidate that has no other. What was disturbed does not count beside what was not.
     """
+    trials = undisturbed(trials)
     mended = {t.remedy.trial_id for t in trials if t.remedy is not None and t.has_measurement}
     fine = (
         Outcome.MEASURED, Outcome.INTERRUPTED, Outcome.RUNNING, Outcome.EXAMINED, Outcome.PROVEN,

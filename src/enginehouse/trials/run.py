@@ -505,15 +505,17 @@ class _Attempt:
         )
         shape = LoadShape(bench.model.name, workload.output_tokens, workload.forced_lengths)
         watch = ConditionsWatch(self.process.family())
-        samples = await run_load(
-            self.endpoint,
-            shape,
-            prompts,
-            workload.streams,
-            self.keeper,
-            self.measuring.window(workload, candidate),
-        )
-        self.conditions = watch.read()
+        try:
+            samples = await run_load(
+                self.endpoint,
+                shape,
+                prompts,
+                workload.streams,
+                self.keeper,
+                self.measuring.window(workload, candidate),
+            )
+        finally:  # who is given up for being slow may have been disturbed
+            self.conditions = watch.read()
         failed = [sample for sample in samples if sample.error]
         if failed:
             raise StageError(

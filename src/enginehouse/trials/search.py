@@ -36,6 +36,7 @@ from enginehouse.core.contest import (
     finalists,
     is_compared,
     is_disturbed,
+    undisturbed,
 )
 from enginehouse.core.measurement import scaled
 from enginehouse.core.propose import Proposal, base_of, propose, throughput
@@ -57,6 +58,9 @@ LONG_BUDGET_S = 900.0
 """From here on the finals hold one more: there is time to be less sure of what was explored."""
 LONGER = 1.25
 """How much longer than the last trial the next one may take."""
+MOST_RETRIES, DISTURBED_SHARE = 6, 0.5
+"""How often an exploring trial that was disturbed is made again, within this share of the budget;
+no more once the second one was disturbed as well."""
 REFERENCE_EVERY = 10
 DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
@@ -86,6 +90,7 @@ class Hunt:
     guests: int = 0
     """How many candidates of other searches will be in the finals, which time is kept for."""
     paused_at: float = 0.0
+    retries_left: int = MOST_RETRIES
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -174,6 +179,23 @@ class Hunt:
     # trying
 
     async def _try(self, proposal: Proposal, build: Build, purpose: str) -> Trial:
+        trial = await self._try_once(proposal, build, purpose)
+        if purpose in WHOLE or not self._is_worth_another(trial):
+            return trial
+        self.retries_left -= 1
+        again = replace(proposal, reason=f"{proposal.reason}, again: it was disturbed")
+        tried = await self._try_once(again, build, purpose)
+        if is_disturbed(tried):
+            self.retries_left = 0  # the machine is busy: it will not be calm for the next one
+        return tried
+
+    def _is_worth_another(self, trial: Trial) -> bool:
+        """Whether an exploring trial says little, since something else used the machine."""
+        tells = trial.has_measurement or trial.outcome is Outcome.PRUNED
+        has_time = self.left_s(DISTURBED_SHARE) > LONGER * trial.duration_s
+        return tells and is_disturbed(trial) and self.retries_left > 0 and has_time
+
+    async def _try_once(self, proposal: Proposal, build: Build, purpose: str) -> Trial:
         label = self._label(proposal.candidate)
         best = self.best()
         if best is not None:
@@ -365,7 +387,7 @@ class Hunt:
         again = await self._try(
             Proposal(base, "has the machine changed?"), self._build_of(base), REFERENCE
         )
-        if again.has_measurement:
+        if again.has_measurement and not is_disturbed(again):
             change = throughput(again) / throughput(first) - 1
             if abs(change) > DRIFT:
                 self.watch.on_step(
@@ -461,14 +483,15 @@ class Hunt:
 
         Whom only another search knows is taken to be as fast as the base.
         """
-        own = [t for t in self.trials if t.candidate == candidate and t.has_measurement]
+        known = [t for t in undisturbed(self.known()) if t.has_measurement]
+        own = [t for t in known if t.candidate == candidate and t in self.trials]
         whole = [t.duration_s for t in own if t.purpose in WHOLE]
         if whole:
             return whole[-1]
-        known = [t for t in self.known() if t.has_measurement]
         own = own or [t for t in known if t.candidate == candidate]
         own = own or [t for t in known if t.candidate == self.base()]
         if not own:
             return 0.0
+        own.sort(key=throughput)
         place = self.lab.place(self._build_of(candidate))
-        return whole_trial_s(own[-1], place.workload, FINAL_WINDOW * self.window_s)
+        return whole_trial_s(own[len(own) // 2], place.workload, FINAL_WINDOW * self.window_s)
