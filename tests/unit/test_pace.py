@@ -33,9 +33,18 @@ def test_nothing_is_given_up_before_its_patience_is_over() -> None:
 def test_a_single_stream_must_be_further_behind_early_than_late() -> None:
     """70 % of the best's text is noise at 4 s of 10, and a verdict at 9.9 s."""
     best = pace(5, 2.0)
-    assert not best.too_slow(4.5, round(0.7 * best.made_by(4.5)), 10.0)
-    assert best.too_slow(9.9, round(0.7 * best.made_by(9.9)), 10.0).startswith("70%")
-    assert not best.too_slow(9.9, round(0.8 * best.made_by(9.9)), 10.0)
+    assert not best.too_slow(4.5, round(0.7 * 225), 10.0)
+    assert best.too_slow(9.9, round(0.7 * 495), 10.0).startswith("71%")
+    assert not best.too_slow(9.9, round(0.8 * 495), 10.0)
+
+
+def test_a_long_prompt_that_takes_a_little_longer_is_no_reason_to_give_up() -> None:
+    """The best's answer has just begun: who has no character yet may be a few percent behind."""
+    times = tuple(4.0 + number / 10 for number in range(20))
+    best = Pace.of([RequestSample(0.0, times[-1], times, 20, 0, 3000, "x" * 100)])
+    assert not best.too_slow(4.05, 0, 6.0)
+    assert not best.too_slow(5.0, 0, 6.0)
+    assert best.too_slow(6.0, 0, 6.0).startswith("67%")
 
 
 def test_several_streams_are_given_up_when_they_can_no_longer_catch_up() -> None:

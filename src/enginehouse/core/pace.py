@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from enginehouse.core.measurement import RequestSample
 PATIENCE_SHARE = 0.4
 """No load is given up before this share of its time: a prefix's prefill pays off later."""
 EARLY_SHARE, LATE_SHARE = 0.6, 0.75
-"""A single stream is given up when it made less than this share of what the best had by then, early
-and at its window's end. The machine's noise is a few percent within one load and up to a fifth
-between two; the longer a load lasts, the less of a shortfall noise can be."""
+"""A single stream is given up when what it made by then took the best less than this share of the
+time, early and at its window's end. Times are compared, not texts: when the answer to a long prompt
+begins, the best has a little text and who is 5 % slower has none. The machine's noise is a few
+percent within one load and up to a fifth between two; the longer a load lasts, the less of a
+shortfall noise can be."""
 HOPELESS_SHARE = 0.75
 """Several streams are given up when even with all that they still owe they would have made less
 than this share of the best's rate: many slots prefill all their prompts before they decode, so what
@@ -58,10 +61,10 @@ class Pace:
         """Characters a second over the whole load."""
         return self.characters[-1] / self.ended_s if self.characters and self.ended_s else 0.0
 
-    def made_by(self, elapsed_s: float) -> float:
-        """Return the characters made by a moment."""
-        index = bisect_right(self.times_s, elapsed_s)
-        return self.characters[index - 1] if index else 0.0
+    def beyond_s(self, characters: float) -> float:
+        """Return when more than so many characters had been made, infinity for never."""
+        index = bisect_right(self.characters, characters)
+        return self.times_s[index] if index < len(self.times_s) else math.inf
 
     def too_slow(self, elapsed_s: float, characters: int, window_s: float, answers: int = 0) -> str:
         """Say why to give a load up, empty to go on.
@@ -74,10 +77,10 @@ class Pace:
         if not whole_s or elapsed_s < PATIENCE_SHARE * whole_s:
             return ""
         done = min(1.0, (elapsed_s / whole_s - PATIENCE_SHARE) / (1.0 - PATIENCE_SHARE))
-        best = self.made_by(elapsed_s)
-        if characters >= (EARLY_SHARE + done * (LATE_SHARE - EARLY_SHARE)) * best:
+        pace = self.beyond_s(characters) / elapsed_s
+        if pace >= EARLY_SHARE + done * (LATE_SHARE - EARLY_SHARE):
             return ""
-        return f"{characters / best:.0%} of the best candidate's pace after {elapsed_s:.1f} s"
+        return f"{pace:.0%} of the best candidate's pace after {elapsed_s:.1f} s"
 
     def _is_hopeless(self, elapsed_s: float, characters: int, window_s: float, answers: int) -> str:
         most = max(float(characters), answers * self.per_answer)
