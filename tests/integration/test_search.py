@@ -142,8 +142,11 @@ def winner_of(hunt: Hunt) -> Candidate:
 
 async def test_every_build_gives_a_token_before_any_is_tuned() -> None:
     """The first trials are the builds' minimal candidates, then the climb begins."""
-    hunt, _ = await hunt_with(Formula())
+    hunt, _ = await hunt_with(Formula(), 200.0)
     assert [t.purpose for t in hunt.trials[:3]] == [MINIMAL, PROOF, EXPLORE]
+    longer, _ = await hunt_with(Formula())
+    assert [t.purpose for t in longer.trials[:3]] == [MINIMAL, MINIMAL, EXPLORE]
+    assert longer.trials[2].build == BINARY  # the faster one is tuned
     assert [t.build for t in hunt.trials[:2]] == [WHEEL, BINARY]
 
 

@@ -15,12 +15,15 @@ def find_builds(
     """Return llama.cpp's builds (the wheel, a `llama-server` named here or on PATH, native ones),
     then vLLM's environments, Ollama's program and TensorRT's.
 
+    What is found in two ways, as a native build is that is named as well, is one build.
+
     Raises:
         UserError: `engine.not_usable`, when a named program cannot be one.
     """
-    return (
+    found = (
         *builds_llama_cpp.find(llama_server),
         *find_vllm(vllm_python),
         *find_ollama(ollama),
         *find_tensorrt(),
     )
+    return tuple({(build.engine, build.digest): build for build in found}.values())

@@ -56,6 +56,8 @@ minimal one, and what is known to bring most (on a CPU weights, slots, attention
 MOST_IN_FINALS = 2
 LONG_BUDGET_S = 900.0
 """From here on the finals hold one more: there is time to be less sure of what was explored."""
+MEASURED_BUILDS = 2
+"""So many builds of an engine have their minimal candidate measured, from a quarter of that on."""
 LONGER = 1.25
 """How much longer than the last trial the next one may take."""
 MOST_RETRIES, DISTURBED_SHARE = 6, 0.5
@@ -228,10 +230,14 @@ class Hunt:
     async def _first_token(self, build: Build) -> None:
         """Try a build's minimal candidate, and what its remedies lead to, until a token comes.
 
-        Once a build of the same engine was measured, a token is all that is asked for: the engine
-        is known, and time for a whole load is better spent on what may win.
+        Once a build of the same engine was measured, a token is all that is asked for in a short
+        search: time for a load is better spent on what may win. A longer one measures two builds of
+        an engine: one answer does not show what vector units bring where prompts are long or
+        streams are many.
         """
-        measured = any(t.has_measurement and t.build.engine == build.engine for t in self.trials)
+        known = {t.build.digest for t in self.trials if t.has_measurement}
+        same = {t.build.digest for t in self.trials if t.build.engine == build.engine} & known
+        measured = len(same) >= (1 if self.budget_s < LONG_BUDGET_S / 4 else MEASURED_BUILDS)
         minimal = self.lab.minimal(build)
         own: list[Trial] = []
         while not own or (not base_found(own) and self.left_s() > overrun_s(own, self.budget_s)):
