@@ -142,12 +142,26 @@ def winner_of(hunt: Hunt) -> Candidate:
 
 async def test_every_build_gives_a_token_before_any_is_tuned() -> None:
     """The first trials are the builds' minimal candidates, then the climb begins."""
-    hunt, _ = await hunt_with(Formula(), 200.0)
+    hunt, _ = await hunt_with(Formula())
     assert [t.purpose for t in hunt.trials[:3]] == [MINIMAL, PROOF, EXPLORE]
-    longer, _ = await hunt_with(Formula())
-    assert [t.purpose for t in longer.trials[:3]] == [MINIMAL, MINIMAL, EXPLORE]
-    assert longer.trials[2].build == BINARY  # the faster one is tuned
     assert [t.build for t in hunt.trials[:2]] == [WHEEL, BINARY]
+
+
+async def test_the_ladder_goes_on_with_the_build_that_the_load_favours() -> None:
+    """Both give their first answers as fast; under the load one is twice as fast as the other."""
+
+    def rate(candidate: Candidate) -> float:
+        is_loaded = (candidate.get("slots") or 1) != 1
+        return rate_of(candidate) * (2.0 if candidate.build_digest == WHEEL.digest else 1.0) ** (
+            -1 if is_loaded else 0
+        )
+
+    hunt, _ = await hunt_with(Formula(rate=rate))
+    explored = [t for t in hunt.trials if t.purpose == EXPLORE]
+    first = next(t for t in explored if t.build == BINARY)
+    assert len([t for t in explored[: explored.index(first)] if t.build == WHEEL]) <= 2
+    after = explored[explored.index(first) + 1 :][:4]
+    assert {t.build.digest for t in after} == {BINARY.digest}
 
 
 async def test_the_best_of_the_space_is_found_within_the_budget() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from enginehouse.core.allot import LEAST_ROUNDS, finals_reserve_s, whole_trial_s
 from enginehouse.core.builds import (
+    BUILD_HINT,
     FIRST_CANDIDATES,
     base_found,
     fastest_first,
@@ -50,14 +51,14 @@ FINALS_SHARE = 0.92
 MOST_ROUNDS = 6
 BUILD_NEAR = 0.85
 """With a first answer this near the tuned build's, another build tries the best one's settings."""
+CLEARLY_SLOWER = 0.9
+"""A build with less than this share of another's rate, with the same settings, is left alone."""
 LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
 """So many candidates are tried before time is kept for finals, within this share of the budget: the
 minimal one, and what is known to bring most (on a CPU weights, slots, attention, drafting)."""
 MOST_IN_FINALS = 2
 LONG_BUDGET_S = 900.0
 """From here on the finals hold one more: there is time to be less sure of what was explored."""
-MEASURED_BUILDS = 2
-"""So many builds of an engine have their minimal candidate measured, from a quarter of that on."""
 LONGER = 1.25
 """How much longer than the last trial the next one may take."""
 MOST_RETRIES, DISTURBED_SHARE = 6, 0.5
@@ -93,6 +94,8 @@ class Hunt:
     """How many candidates of other searches will be in the finals, which time is kept for."""
     paused_at: float = 0.0
     retries_left: int = MOST_RETRIES
+    slower: set[str] = field(default_factory=set)
+    """Builds, by digest, that were clearly slower than another one with the same settings."""
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -230,14 +233,10 @@ class Hunt:
     async def _first_token(self, build: Build) -> None:
         """Try a build's minimal candidate, and what its remedies lead to, until a token comes.
 
-        Once a build of the same engine was measured, a token is all that is asked for in a short
-        search: time for a load is better spent on what may win. A longer one measures two builds of
-        an engine: one answer does not show what vector units bring where prompts are long or
-        streams are many.
+        Once a build of the same engine was measured, a token is all that is asked for: the engine
+        is known, and time for a whole load is better spent on what may win.
         """
-        known = {t.build.digest for t in self.trials if t.has_measurement}
-        same = {t.build.digest for t in self.trials if t.build.engine == build.engine} & known
-        measured = len(same) >= (1 if self.budget_s < LONG_BUDGET_S / 4 else MEASURED_BUILDS)
+        measured = any(t.has_measurement and t.build.engine == build.engine for t in self.trials)
         minimal = self.lab.minimal(build)
         own: list[Trial] = []
         while not own or (not base_found(own) and self.left_s() > overrun_s(own, self.budget_s)):
@@ -273,33 +272,54 @@ class Hunt:
                     await self._judge_weights(candidate)
 
     async def _climb(self) -> None:
-        """Climb the ladder on the fastest build, each lever on top of the best so far."""
-        for build in self._served()[:1]:
-            while self._may_explore():
-                own = [self._as_known(trial) for trial in self.own(build)]
-                proposal = propose(self.lab.place(build), self.lab.minimal(build), own)
-                if proposal is None or proposal.refusal is not None:
-                    break
-                await self._try(proposal, build, EXPLORE)
-                if self.best() == proposal.candidate:
-                    await self._judge_weights(proposal.candidate)
+        """Climb the ladder on the fastest build, each lever on top of the best so far.
+
+        With the first thing that helps, builds are tried too whose first answers came about as
+        fast, and the ladder goes on where it helps most: what decides between builds (vector units,
+        say) shows under the load, and not in one short answer.
+        """
+        build = next(iter(self._served()), None)
+        was_compared = False
+        while build is not None and self._may_explore():
+            known = self._known_of(build)
+            proposal = propose(self.lab.place(build), self.lab.minimal(build), known)
+            if proposal is None or proposal.refusal is not None:
+                break
+            await self._try(proposal, build, EXPLORE)
+            if self.best() != proposal.candidate:
+                continue
+            await self._judge_weights(proposal.candidate)
+            if not was_compared and self.best() == proposal.candidate:
+                was_compared = True
+                build = await self._try_on_other_builds(near=1 / BUILD_HINT) or build
         await self._try_on_other_builds()
 
-    async def _try_on_other_builds(self) -> None:
-        """Try the best candidate's settings on builds whose first answer came nearly as fast."""
+    async def _try_on_other_builds(self, near: float = BUILD_NEAR) -> Build | None:
+        """Try the best candidate's settings on builds whose first answer came nearly as fast.
+
+        Return the build of the best candidate then. One that was clearly slower with other settings
+        of the best one's is not tried again.
+        """
         best = self.best()
+        if best is None:
+            return None
         hints = first_answers(self.trials)
         for build in self._served():
-            if best is None or build.digest == best.build_digest or not self._may_explore():
-                continue
             same = replace(best, build_digest=build.digest)
             hint, ours = (hints.get(digest, 0.0) for digest in (build.digest, best.build_digest))
-            is_near = hint >= BUILD_NEAR * ours > 0
+            is_near = hint >= near * ours > 0 and build.digest not in self.slower
             is_known = any(t.candidate == same for t in self.known())
-            if build.engine != best.engine or not is_near or is_known:
+            if build.engine != best.engine or not is_near or is_known or not self._may_explore():
                 continue
             if self.lab.place(build).refuse(same) is None:
                 await self._try(Proposal(same, "the best one, on another build"), build, EXPLORE)
+                rates = explored_rates(self.known())
+                if rates.get(same.id, 0.0) < CLEARLY_SLOWER * rates.get(best.id, 0.0):
+                    self.slower.add(build.digest)
+                elif rates.get(best.id, 0.0) < CLEARLY_SLOWER * rates.get(same.id, 0.0):
+                    self.slower.add(best.build_digest)
+        now = self.best()
+        return self._build_of(now) if now is not None else None
 
     async def _judge_weights(self, candidate: Candidate) -> None:
         """Judge new weights at once, since much would be built on them.
@@ -309,6 +329,28 @@ class Hunt:
         key, base = precision_key(candidate), precision_key(self.base())
         if key not in (base, *self.sound_keys) and await self.judge(candidate):
             self.sound_keys.add(key)
+
+    def _known_of(self, build: Build) -> list[Trial]:
+        """Return what the ladder may know of a build: its own trials, and others' supposed here.
+
+        Where another build was measured with the same settings, what they differ by holds for its
+        other settings too, so that a ladder which was begun there goes on here.
+        """
+        own = [self._as_known(trial) for trial in self.own(build)]
+        rates = explored_rates(self.known())
+        for other in self.builds:
+            ours = {replace(t.candidate, build_digest=other.digest).id: t for t in self.own(build)}
+            pairs = [(rates.get(t.candidate.id), rates.get(id)) for id, t in ours.items()]
+            ratio = next((one / two for one, two in pairs if one and two), None)
+            if other.digest == build.digest or ratio is None:
+                continue
+            tried = {t.candidate.id for t in self.own(build) if t.outcome is not Outcome.PROVEN}
+            for trial in map(self._as_known, self.own(other)):
+                here = replace(trial.candidate, build_digest=build.digest)
+                if here.id not in tried and trial.outcome in (Outcome.MEASURED, Outcome.PRUNED):
+                    figures = scaled(trial.measurement, ratio) if trial.measurement else None
+                    own.append(replace(trial, candidate=here, measurement=figures))
+        return own
 
     def _as_known(self, trial: Trial) -> Trial:
         """Return a trial as the ladder may see it.
