@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
@@ -129,3 +131,14 @@ def test_the_folder_lists_the_engines() -> None:
 def test_a_servers_version_is_read_in_both_forms(printed: str, version: str | None) -> None:
     """Older ones give a number, newer ones a build; a commit that is not known is left out."""
     assert parse_version(printed) == version
+
+
+def test_plain_attention_is_tried_with_the_slots_only_where_it_is_the_faster_one() -> None:
+    """On AVX2 eight slots go with plain attention first; with AVX-512 flash attention stays."""
+    assistant = WORKLOADS["assistant"]
+    narrow = dataclasses.replace(MACHINE, isa=("avx2",))
+    wide = dataclasses.replace(MACHINE, isa=("avx2", "avx512f"))
+    first = dict(ENGINE.levers(narrow, MODEL, assistant)[0].steps[0])
+    assert first == {"slots": 8, "prefix_sharing": "on", "flash_attention": "off"}
+    first = dict(ENGINE.levers(wide, MODEL, assistant)[0].steps[0])
+    assert first == {"slots": 8, "prefix_sharing": "on"}

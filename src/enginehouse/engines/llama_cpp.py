@@ -30,6 +30,7 @@ CONTEXT_STEP = 256
 MINIMUM_CONTEXT = 1024
 PROMPT_CACHE_MIB = 256
 UNQUANTIZED = ("f32", "f16", "bf16")
+AVX512 = "avx512f"
 
 TUNABLES = (
     Tunable("context", "tokens of context that one request gets", "--ctx-size", 256),
@@ -172,7 +173,7 @@ class LlamaCpp:
         prompt_tokens = workload.shared_prefix_tokens + workload.prompt_tokens
         levers = []
         if workload.streams > 1:
-            levers += _slots_levers(workload)
+            levers += _slots_levers(workload, machine)
         if workload.streams <= 2:
             levers.append(lever("speculation", ("ngram-mod",), "text that repeats drafts itself"))
         levers.append(lever("flash_attention", ("off",), "plain attention is faster on some CPUs"))
@@ -214,11 +215,11 @@ def memory_settings(candidate: Candidate, machine: Machine | None = None) -> Lla
     )
 
 
-def _slots_levers(workload: Workload) -> list[Lever]:
+def _slots_levers(workload: Workload, machine: Machine) -> list[Lever]:
     """Slots, with prefix sharing where requests share a prefix: without it each slot computes it.
 
-    Without flash attention too, since on a CPU long contexts decode faster so (docs/lab-log.md);
-    with it where that brings nothing.
+    Without flash attention too, since on a CPU with AVX2 long contexts decode faster so, and slower
+    with AVX-512 (docs/lab-log.md); with it where that brings nothing.
     """
     counts = [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
     if workload.shared_prefix_tokens < 256:
@@ -227,7 +228,8 @@ def _slots_levers(workload: Workload) -> list[Lever]:
     shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
     plain = settings_of({"slots": counts[0], "prefix_sharing": "on", "flash_attention": "off"})
     why = "several requests share one read, and one prefix"
-    return [Lever((plain,), why), Lever(tuple(shared[:1]), why, tuple(shared[1:]))]
+    flash = Lever(tuple(shared[:1]), why, tuple(shared[1:]))
+    return [flash] if AVX512 in machine.isa else [Lever((plain,), why), flash]
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:
