@@ -12,8 +12,7 @@ from enginehouse.core.container import socket_in
 from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
-from enginehouse.edges.launches import KIND, contained_launch
-from enginehouse.edges.scratch import names_folder, new_endpoint, new_scratch
+from enginehouse.edges.launches import KIND, new_launch, prepared
 from enginehouse.engines import load_engines
 
 PLANNED_FOLDER = "/run/engine"
@@ -45,19 +44,10 @@ def command_of(choice: Choice, model: Model, machine: Machine) -> Command:
     """Return the command that serves a choice: for a container the whole line of its runtime."""
     engine = load_engines()[choice.build.engine]
     form = dataclasses.replace(choice.form or model, name=model.name)
-    scratch = new_scratch()
-    is_contained = choice.build.kind == KIND
-    if is_contained and engine.unix_socket:
-        endpoint = socket_in(str(scratch))
-    else:
-        endpoint = new_endpoint(engine.unix_socket)
-    launch = Launch(choice.build, choice.candidate, form, endpoint, str(scratch))
-    argv, env = engine.argv(launch), engine.env(launch)
-    if is_contained:
-        ready = contained_launch(engine, launch, machine, is_ours=False)
-        argv, env = ready.argv, ready.env
-    folder = str(scratch) if names_folder(scratch, argv, env) else ""
-    return Command(argv, env, folder, _listens_on(endpoint))
+    launch = new_launch(engine, choice.build, choice.candidate, form)
+    ready = prepared(engine, launch, lambda: machine, is_ours=False)
+    folder = str(ready.scratch or "")
+    return Command(ready.argv, ready.env, folder, _listens_on(ready.endpoint))
 
 
 def planned_argv(
@@ -65,12 +55,10 @@ def planned_argv(
 ) -> tuple[str, ...]:
     """Return what a trial of a candidate would run, with names that stand for its own places."""
     engine = load_engines()[build.engine]
-    if build.kind != KIND:
-        launch = Launch(build, candidate, model, PLANNED_ENDPOINT, PLANNED_FOLDER)
-        return engine.argv(launch)
-    endpoint = socket_in(PLANNED_FOLDER) if engine.unix_socket else PLANNED_ENDPOINT
+    is_inside = build.kind == KIND and engine.unix_socket
+    endpoint = socket_in(PLANNED_FOLDER) if is_inside else PLANNED_ENDPOINT
     launch = Launch(build, candidate, model, endpoint, PLANNED_FOLDER)
-    return contained_launch(engine, launch, machine, is_ours=False).argv
+    return prepared(engine, launch, lambda: machine, is_ours=False).argv
 
 
 def _listens_on(endpoint: Endpoint) -> str:

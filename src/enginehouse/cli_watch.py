@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,12 +119,11 @@ def open_board(is_wanted: bool, budget_s: float) -> Iterator[Watch]:
 
     The board is taken down at the end, however that comes: the leaderboard stands in its place.
     """
+    if not is_wanted or not sys.stderr.isatty():
+        yield SearchTalk()
+        return
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True)
-    if not is_wanted or not console.is_terminal:
-        yield SearchTalk()
-        return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         yield SearchBoard(live, budget_s)

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from enginehouse.edges.http import open_session
 from enginehouse.edges.http_guard import GuardedProtocol
 from enginehouse.edges.leases import LeaseBook
 from enginehouse.edges.ports import bind_socket
+from enginehouse.edges.records import Records
 from enginehouse.gateway.asgi import build_app
 from enginehouse.gateway.contracts import Access, Rules
 from enginehouse.gateway.gate import Gate
@@ -89,6 +90,15 @@ class Served:
 
 
 Serving = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    """Records in a folder of the test's own."""
+    book = Records(tmp_path / "records.sqlite")
+    book.open()
+    yield book
+    book.close()
 
 
 @pytest.fixture

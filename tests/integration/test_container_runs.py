@@ -64,15 +64,6 @@ def build_of(docker: Path) -> Build:
     return Build("llama.cpp", "container", "llama:1", "c" * 64, image, fake_container.IMAGE)
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    """Records in a folder of the test's own."""
-    book = Records(tmp_path / "records.sqlite")
-    book.open()
-    yield book
-    book.close()
-
-
 def process_of(docker: Path, folder: Path, *script: str) -> EngineProcess:
     """Return the fake engine in a fake container, not started."""
     ready = prepare(Contained(script=script), build_of(docker), CANDIDATE, MODEL, lambda: MACHINE)

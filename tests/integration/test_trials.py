@@ -7,7 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,15 +46,6 @@ class Scripted(LlamaCpp):
     def argv(self, launch: Launch) -> tuple[str, ...]:
         """Start the fake engine."""
         return (sys.executable, FAKE_ENGINE, "--host", launch.endpoint.socket_path, *self.script)
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    """Records in a folder of the test's own."""
-    book = Records(tmp_path / "records.sqlite")
-    book.open()
-    yield book
-    book.close()
 
 
 def bench_of(records: Records, folder: Path, script: tuple[str, ...], reserve: int = 0) -> Bench:

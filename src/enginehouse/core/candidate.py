@@ -10,6 +10,8 @@ from enginehouse.core.machine import digest_of
 Setting = str | int | float | bool
 Settings = tuple[tuple[str, Setting], ...]
 """Settings sorted by name, so that equal candidates are equal values."""
+DIGEST_DIGITS = 12
+"""So many digits of a digest are shown."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Build:
 
     @property
     def short_digest(self) -> str:
-        """The digest's first twelve digits, as it is shown."""
-        return self.digest[:12]
+        """The digest's first digits, as it is shown."""
+        return self.digest[:DIGEST_DIGITS]
 
 
 @dataclass(frozen=True)

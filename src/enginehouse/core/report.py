@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from enginehouse.core.candidate import Candidate, answer_key
+from enginehouse.core.candidate import DIGEST_DIGITS, Candidate, answer_key
 from enginehouse.core.choose import Ranked, choose
 from enginehouse.core.front import Front, FrontRow, Searched, settled, stand
 from enginehouse.core.machine import Machine
@@ -50,7 +50,11 @@ class Row:
     @property
     def exact_build(self) -> str:
         """The build with the first digits of its digest, as it is shown."""
-        return f"{self.build}, {self.build_digest[:12]}" if self.build_digest else self.build
+        return (
+            f"{self.build}, {self.build_digest[:DIGEST_DIGITS]}"
+            if self.build_digest
+            else self.build
+        )
 
 
 @dataclass(frozen=True)

@@ -60,20 +60,33 @@ def prepare(
 
     `memory_bytes` limits a container, 0 for no limit. `look` is asked for containers only.
     """
-    scratch = new_scratch()
-    contained = build.kind == KIND
-    if contained and engine.unix_socket:
-        endpoint = socket_in(str(scratch))
-    else:
-        endpoint = new_endpoint(engine.unix_socket)
-    launch = Launch(build, candidate, form, endpoint, str(scratch))
-    if not contained:
+    launch = new_launch(engine, build, candidate, form)
+    return prepared(engine, launch, look, memory_bytes)
+
+
+def new_launch(engine: Engine, build: Build, candidate: Candidate, form: Model) -> Launch:
+    """Return a launch in places of its own."""
+    scratch = str(new_scratch())
+    is_inside = build.kind == KIND and engine.unix_socket
+    endpoint = socket_in(scratch) if is_inside else new_endpoint(engine.unix_socket)
+    return Launch(build, candidate, form, endpoint, scratch)
+
+
+def prepared(
+    engine: Engine,
+    launch: Launch,
+    look: Callable[[], Machine],
+    memory_bytes: int = 0,
+    is_ours: bool = True,
+) -> Prepared:
+    """Return the command of a launch, for a process of ours or, without `is_ours`, for a shell."""
+    if launch.build.kind != KIND:
         return Prepared(launch, engine.argv(launch), engine.env(launch))
-    return contained_launch(engine, launch, look(), memory_bytes)
+    return _contained(engine, launch, look(), memory_bytes, is_ours)
 
 
-def contained_launch(
-    engine: Engine, launch: Launch, machine: Machine, memory_bytes: int = 0, is_ours: bool = True
+def _contained(
+    engine: Engine, launch: Launch, machine: Machine, memory_bytes: int, is_ours: bool
 ) -> Prepared:
     """Return a launch in a container: kept and marked when `is_ours`, else as for anybody's shell.
 

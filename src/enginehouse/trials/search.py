@@ -336,21 +336,29 @@ class Hunt:
         Where another build was measured with the same settings, what they differ by holds for its
         other settings too, so that a ladder which was begun there goes on here.
         """
-        own = [self._as_known(trial) for trial in self.own(build)]
-        rates = explored_rates(self.known())
+        own = self.own(build)
+        known = [self._as_known(trial) for trial in own]
+        tried = {t.candidate.id for t in own if t.outcome is not Outcome.PROVEN}
         for other in self.builds:
-            ours = {replace(t.candidate, build_digest=other.digest).id: t for t in self.own(build)}
-            pairs = [(rates.get(t.candidate.id), rates.get(id)) for id, t in ours.items()]
-            ratio = next((one / two for one, two in pairs if one and two), None)
+            ratio = self._ratio(build, other)
             if other.digest == build.digest or ratio is None:
                 continue
-            tried = {t.candidate.id for t in self.own(build) if t.outcome is not Outcome.PROVEN}
             for trial in map(self._as_known, self.own(other)):
                 here = replace(trial.candidate, build_digest=build.digest)
                 if here.id not in tried and trial.outcome in (Outcome.MEASURED, Outcome.PRUNED):
                     figures = scaled(trial.measurement, ratio) if trial.measurement else None
-                    own.append(replace(trial, candidate=here, measurement=figures))
-        return own
+                    known.append(replace(trial, candidate=here, measurement=figures))
+        return known
+
+    def _ratio(self, build: Build, other: Build) -> float | None:
+        """Return a build's rate ÷ another's, None where no settings were measured on both."""
+        rates = explored_rates(self.known())
+        for trial in self.own(build):
+            theirs = rates.get(replace(trial.candidate, build_digest=other.digest).id)
+            ours = rates.get(trial.candidate.id)
+            if ours and theirs:
+                return ours / theirs
+        return None
 
     def _as_known(self, trial: Trial) -> Trial:
         """Return a trial as the ladder may see it.
@@ -532,7 +540,8 @@ class Hunt:
         Whom only another search knows is taken to be as fast as the base.
         """
         known = [t for t in undisturbed(self.known()) if t.has_measurement]
-        own = [t for t in known if t.candidate == candidate and t in self.trials]
+        mine = set(map(id, self.trials))
+        own = [t for t in known if t.candidate == candidate and id(t) in mine]
         whole = [t.duration_s for t in own if t.purpose in WHOLE]
         if whole:
             return whole[-1]
