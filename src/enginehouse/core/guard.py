@@ -10,6 +10,9 @@ LOOK_AHEAD_S = 0.2
 """How far the fall of available memory is followed: a reading, the kill and the kernel's work of
 taking 10 GiB back together took less here (docs/safety.md)."""
 FALL_OVER_S = 0.3
+LOOK_SOON_S, LOOK_LATE_S = 0.05, 0.2
+FASTEST_FILL_BYTES_PER_S = 20 * GIB
+"""More than any machine's cores write into fresh pages."""
 STALL_SHARE = 0.5
 STALL_OVER_S = 2.0
 SWAP_BYTES_PER_S = 64 * MIB
@@ -28,6 +31,15 @@ class Reading:
     available_bytes: int
     stalled_s: float | None = None
     swapped_bytes: int | None = None
+
+
+def look_again_s(reading: Reading, reserve_bytes: int) -> float:
+    """Return in how many seconds to look again: sooner, the sooner the reserve could be reached.
+
+    A look takes a core from the engine (docs/lab-log.md), so there are fewer while there is room.
+    """
+    room = reading.available_bytes - reserve_bytes
+    return min(LOOK_LATE_S, max(LOOK_SOON_S, room / FASTEST_FILL_BYTES_PER_S))
 
 
 def judge(readings: Sequence[Reading], reserve_bytes: int) -> str:

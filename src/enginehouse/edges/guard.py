@@ -1,7 +1,7 @@
 """Watch the machine's memory in a thread of its own, and end an engine before the kernel would.
 
 A thread, since the event loop may be busy with a load's answers at the moment that counts. What is
-read costs about 0.1 ms: /proc/meminfo, /proc/vmstat and /proc/pressure/memory.
+read is /proc/meminfo, /proc/vmstat and /proc/pressure/memory, and a cgroup's files where it limits.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from enginehouse.core.guard import Reading, judge
-from enginehouse.edges.probes import read_available_bytes
+from enginehouse.core.guard import LOOK_SOON_S, Reading, judge, look_again_s
+from enginehouse.edges.probes import AvailableMemory
 
-LOOK_EVERY_S = 0.05
 KEPT_READINGS = 60
 PAGE_BYTES = 4096
 PRESSURE = Path("/proc/pressure/memory")
@@ -29,6 +28,7 @@ class Guard:
     def __init__(self, reserve_bytes: int, on_danger: Callable[[str], None]) -> None:
         self._reserve_bytes = reserve_bytes
         self._on_danger = on_danger
+        self._available = AvailableMemory()
         self._readings: deque[Reading] = deque(maxlen=KEPT_READINGS)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
@@ -44,17 +44,20 @@ class Guard:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._end.wait(LOOK_EVERY_S):
-            self._readings.append(read_now())
+        wait_s = LOOK_SOON_S
+        while not self._end.wait(wait_s):
+            now = read_now(self._available)
+            self._readings.append(now)
             reason = judge(tuple(self._readings), self._reserve_bytes)
             if reason:
                 self._on_danger(reason)
                 return
+            wait_s = look_again_s(now, self._reserve_bytes)
 
 
-def read_now() -> Reading:
+def read_now(available: AvailableMemory) -> Reading:
     """Read the machine's memory; what the kernel does not say is None."""
-    return Reading(time.monotonic(), read_available_bytes(), read_stalled_s(), read_swapped_bytes())
+    return Reading(time.monotonic(), available.read(), read_stalled_s(), read_swapped_bytes())
 
 
 def read_stalled_s() -> float | None:

@@ -18,6 +18,7 @@ import psutil
 from enginehouse.core.container import Container
 from enginehouse.core.errors import EngineError, MachineError
 from enginehouse.edges.container_run import ContainerEnd, ContainerRun
+from enginehouse.edges.group_memory import GroupMemory
 from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
 
 TAIL_BYTES = 16_384
@@ -92,6 +93,7 @@ class EngineProcess:
         self._lease: Lease | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._ended: Ended | None = None
+        self._memory = GroupMemory(self.family)
 
     async def start(self) -> None:
         """Start the child.
@@ -225,16 +227,9 @@ class EngineProcess:
     def memory(self) -> tuple[int, int | None]:
         """Return the resident and the proportional set size of the whole group, in bytes.
 
-        PSS is None where the system does not give it.
+        PSS is None where the system does not give it. See `GroupMemory` for how fresh it is.
         """
-        rss = 0
-        pss: int | None = 0
-        for process in self.family():
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                rss += process.memory_info().rss
-                if pss is not None:
-                    pss = _add_pss(pss, process.pid)
-        return rss, pss or None
+        return self._memory.read() if self.is_running else (0, None)
 
     def log_tail(self, lines: int = 20) -> tuple[str, ...]:
         """Return the last lines of the log."""
@@ -285,17 +280,6 @@ def read_tail(path: Path, lines: int) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(deque(text.splitlines(), maxlen=lines))
-
-
-def _add_pss(total: int, pid: int) -> int | None:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return None
-    for line in rollup.splitlines():
-        if line.startswith("Pss:"):
-            return total + int(line.split()[1]) * 1024
-    return None
 
 
 def die_with_parent() -> tuple[str, ...]:

@@ -57,9 +57,9 @@ def page_cache_bytes(info: dict[str, int]) -> int:
     return max(0, kept - info.get("Shmem", 0))
 
 
-def read_available(reader: Reader) -> int:
-    """Return MemAvailable, capped by the cgroup; cheap enough for a guard."""
-    return Cgroup.find(reader).left_of(read_meminfo(reader).get("MemAvailable", 0))
+def read_unlimited(reader: Reader) -> int:
+    """Return MemAvailable in bytes, whatever a cgroup allows of it."""
+    return read_meminfo(reader).get("MemAvailable", 0)
 
 
 def _by_library(reader: Reader) -> Iterator[Fact]:
