@@ -18,7 +18,8 @@ FOLDER = re.compile(r"(vllm(?:_\w+)?)-([0-9][^-]*)\.dist-info")
 def find_vllm(named_python: str = "") -> tuple[Build, ...]:
     """Return the vLLM that is named by its environment's Python, then the installed ones.
 
-    Nothing is executed: an environment is what its folders say.
+    Nothing is executed: an environment is what its folders say. One that was installed and is named
+    as well is one build.
 
     Raises:
         UserError: `engine.not_usable`, when the named Python has no vLLM beside it.
@@ -35,7 +36,15 @@ def find_vllm(named_python: str = "") -> tuple[Build, ...]:
             ),
         )
     own = tuple(record.build(folder) for folder, record in installed("vllm"))
-    return (named, *own) if named is not None else own
+    if named is None or any(_is_same(named_python, build.path) for build in own):
+        return own
+    return (named, *own)
+
+
+def _is_same(python: str, other: str) -> bool:
+    """Whether two paths name one environment's Python (which is a link to one outside)."""
+    one, two = Path(python), Path(other)
+    return (one.parent.resolve(), one.name) == (two.parent.resolve(), two.name)
 
 
 def read_environment(python: Path) -> Build | None:

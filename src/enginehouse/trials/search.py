@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from enginehouse.core.allot import LEAST_ROUNDS, finals_reserve_s, whole_trial_s
 from enginehouse.core.builds import (
-    BUILD_HINT,
     FIRST_CANDIDATES,
     base_found,
     fastest_first,
-    first_answers,
     following_build,
     overrun_s,
     space_of,
@@ -39,20 +37,16 @@ from enginehouse.core.contest import (
     is_disturbed,
     undisturbed,
 )
-from enginehouse.core.measurement import scaled
 from enginehouse.core.propose import Proposal, base_of, propose, throughput
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.trials.contracts import Lab, Watch
+from enginehouse.trials.ladder import Ladder
 from enginehouse.trials.sampler import Sampler
 
 EXAM_S = 12.0
 """What two exams are taken to cost before one was seen: about 8 s each for a small model."""
 FINALS_SHARE = 0.92
 MOST_ROUNDS = 6
-BUILD_NEAR = 0.85
-"""With a first answer this near the tuned build's, another build tries the best one's settings."""
-CLEARLY_SLOWER = 0.9
-"""A build with less than this share of another's rate, with the same settings, is left alone."""
 LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
 """So many candidates are tried before time is kept for finals, within this share of the budget: the
 minimal one, and what is known to bring most (on a CPU weights, slots, attention, drafting)."""
@@ -94,8 +88,6 @@ class Hunt:
     """How many candidates of other searches will be in the finals, which time is kept for."""
     paused_at: float = 0.0
     retries_left: int = MOST_RETRIES
-    slower: set[str] = field(default_factory=set)
-    """Builds, by digest, that were clearly slower than another one with the same settings."""
 
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
@@ -110,8 +102,9 @@ class Hunt:
         for build in self.builds:
             await self._first_token(build)
         await self._try_hints()
-        await self._climb()
-        await self._sample()
+        ladder = Ladder(self)
+        await ladder.climb()
+        await self._sample([build for build in self.served() if ladder.may_win(build.engine)])
 
     def pause(self) -> None:
         """Stop this search's clock, while another one has the machine."""
@@ -150,6 +143,10 @@ class Hunt:
         best = max(rates, key=lambda id: rates[id])
         return next(t.candidate for t in trials if t.candidate.id == best)
 
+    def best_of(self, engine: str) -> Candidate | None:
+        """Return the fastest of one engine's candidates."""
+        return self.best([t for t in self.known() if t.candidate.engine == engine])
+
     def known(self) -> tuple[Trial, ...]:
         """Return the trials of this search and of earlier ones."""
         return (*self.earlier, *self.trials)
@@ -159,10 +156,14 @@ class Hunt:
         first = next((t.candidate for t in self.trials if t.has_measurement), None)
         return first or self.bases[self.builds[0].digest]
 
-    def ends_with_a_trial_s(self) -> float:
-        """Return how long the next trial that explores may take: like the last one, and a bit."""
-        lengths = [t.duration_s for t in self.trials if t.has_measurement]
-        return LONGER * lengths[-1] if lengths else 0.0
+    def ends_with_a_trial_s(self, engine: str = "") -> float:
+        """Return how long the next trial that explores may take: like the last one, and a bit.
+
+        The last one of the engine where one is given: some start in a second, some in a minute.
+        """
+        measured = [t for t in self.trials if t.has_measurement]
+        own = [t for t in measured if t.candidate.engine == engine] or measured
+        return LONGER * own[-1].duration_s if own else 0.0
 
     def exploring_s(self) -> float:
         """Return the seconds left for exploring: the finals keep what they are likely to take."""
@@ -183,13 +184,19 @@ class Hunt:
 
     # trying
 
-    async def _try(self, proposal: Proposal, build: Build, purpose: str) -> Trial:
-        trial = await self._try_once(proposal, build, purpose)
+    async def attempt(
+        self, proposal: Proposal, build: Build, purpose: str, rivals: str = ""
+    ) -> Trial:
+        """Try a candidate, once more when it was disturbed while it explored.
+
+        It is given up when it is far behind the best; with `rivals`, behind that engine's best.
+        """
+        trial = await self._try_once(proposal, build, purpose, rivals)
         if purpose in WHOLE or not self._is_worth_another(trial):
             return trial
         self.retries_left -= 1
         again = replace(proposal, reason=f"{proposal.reason}, again: it was disturbed")
-        tried = await self._try_once(again, build, purpose)
+        tried = await self._try_once(again, build, purpose, rivals)
         if is_disturbed(tried):
             self.retries_left = 0  # the machine is busy: it will not be calm for the next one
         return tried
@@ -200,7 +207,7 @@ class Hunt:
         has_time = self.left_s(DISTURBED_SHARE) > LONGER * trial.duration_s
         return tells and is_disturbed(trial) and self.retries_left > 0 and has_time
 
-    async def _try_once(self, proposal: Proposal, build: Build, purpose: str) -> Trial:
+    async def _try_once(self, proposal: Proposal, build: Build, purpose: str, rivals: str) -> Trial:
         label = self._label(proposal.candidate)
         best = self.best()
         if best is not None:
@@ -211,7 +218,8 @@ class Hunt:
         self.watch.on_trial_start(f"{label} ({proposal.reason})", len(self.trials) + 1)
         # a build's minimal candidate has its figure whatever others do: its levers build on it
         may_be_given_up = purpose not in (*WHOLE, REFERENCE, MINIMAL)
-        self.lab.pace_of(self.best(self.trials) if may_be_given_up else None)
+        others = [t for t in self.trials if rivals in ("", t.candidate.engine)]
+        self.lab.pace_of(self.best(others) if may_be_given_up else None)
         window_s = self.window_s * (FINAL_WINDOW if purpose in WHOLE else 1.0)
         trial = await self.lab.run(proposal, build, window_s, purpose)
         self.trials.append(trial)
@@ -225,7 +233,8 @@ class Hunt:
         label = candidate.describe_difference(self.lab.minimal(build)) or "minimal"
         return f"{build.label}: {label}" if len(self.builds) > 1 else label
 
-    def _build_of(self, candidate: Candidate) -> Build:
+    def build_of(self, candidate: Candidate) -> Build:
+        """Return the build of a candidate of this search."""
         return next(b for b in self.builds if b.digest == candidate.build_digest)
 
     # the steps
@@ -247,10 +256,10 @@ class Hunt:
                 self.watch.on_step(f"{build.label} is not tried: {proposal.refusal.reason}")
                 break
             proposal = proposal if own else following_build(proposal, self.trials)
-            own.append(await self._try(proposal, build, PROOF if measured else MINIMAL))
+            own.append(await self.attempt(proposal, build, PROOF if measured else MINIMAL))
         self.bases[build.digest] = base_of(own, minimal)
 
-    def _served(self) -> tuple[Build, ...]:
+    def served(self) -> tuple[Build, ...]:
         """Return the builds that gave a token in this search, the fastest first."""
         owns: dict[str, list[Trial]] = {build.digest: [] for build in self.builds}
         for trial in self.trials:
@@ -259,69 +268,19 @@ class Hunt:
 
     async def _try_hints(self) -> None:
         """Try what another workload's search found best."""
-        served = {build.digest for build in self._served()}
+        served = {build.digest for build in self.served()}
         for candidate in self.hints:
             is_known = any(t.candidate == candidate for t in self.known())
-            if is_known or candidate.build_digest not in served or not self._may_explore():
+            if is_known or candidate.build_digest not in served or not self.may_explore():
                 continue
-            build = self._build_of(candidate)
+            build = self.build_of(candidate)
             if self.lab.place(build).refuse(candidate) is None:
                 proposal = Proposal(candidate, "the best under another workload")
-                await self._try(proposal, build, EXPLORE)
+                await self.attempt(proposal, build, EXPLORE)
                 if self.best() == candidate:
-                    await self._judge_weights(candidate)
+                    await self.judge_weights(candidate)
 
-    async def _climb(self) -> None:
-        """Climb the ladder on the fastest build, each lever on top of the best so far.
-
-        With the first thing that helps, builds are tried too whose first answers came about as
-        fast, and the ladder goes on where it helps most: what decides between builds (vector units,
-        say) shows under the load, and not in one short answer.
-        """
-        build = next(iter(self._served()), None)
-        was_compared = False
-        while build is not None and self._may_explore():
-            known = self._known_of(build)
-            proposal = propose(self.lab.place(build), self.lab.minimal(build), known)
-            if proposal is None or proposal.refusal is not None:
-                break
-            await self._try(proposal, build, EXPLORE)
-            if self.best() != proposal.candidate:
-                continue
-            await self._judge_weights(proposal.candidate)
-            if not was_compared and self.best() == proposal.candidate:
-                was_compared = True
-                build = await self._try_on_other_builds(near=1 / BUILD_HINT) or build
-        await self._try_on_other_builds()
-
-    async def _try_on_other_builds(self, near: float = BUILD_NEAR) -> Build | None:
-        """Try the best candidate's settings on builds whose first answer came nearly as fast.
-
-        Return the build of the best candidate then. One that was clearly slower with other settings
-        of the best one's is not tried again.
-        """
-        best = self.best()
-        if best is None:
-            return None
-        hints = first_answers(self.trials)
-        for build in self._served():
-            same = replace(best, build_digest=build.digest)
-            hint, ours = (hints.get(digest, 0.0) for digest in (build.digest, best.build_digest))
-            is_near = hint >= near * ours > 0 and build.digest not in self.slower
-            is_known = any(t.candidate == same for t in self.known())
-            if build.engine != best.engine or not is_near or is_known or not self._may_explore():
-                continue
-            if self.lab.place(build).refuse(same) is None:
-                await self._try(Proposal(same, "the best one, on another build"), build, EXPLORE)
-                rates = explored_rates(self.known())
-                if rates.get(same.id, 0.0) < CLEARLY_SLOWER * rates.get(best.id, 0.0):
-                    self.slower.add(build.digest)
-                elif rates.get(best.id, 0.0) < CLEARLY_SLOWER * rates.get(same.id, 0.0):
-                    self.slower.add(best.build_digest)
-        now = self.best()
-        return self._build_of(now) if now is not None else None
-
-    async def _judge_weights(self, candidate: Candidate) -> None:
+    async def judge_weights(self, candidate: Candidate) -> None:
         """Judge new weights at once, since much would be built on them.
 
         What else may change answers changes them little, and is judged in who enters the finals.
@@ -329,56 +288,6 @@ class Hunt:
         key, base = precision_key(candidate), precision_key(self.base())
         if key not in (base, *self.sound_keys) and await self.judge(candidate):
             self.sound_keys.add(key)
-
-    def _known_of(self, build: Build) -> list[Trial]:
-        """Return what the ladder may know of a build: its own trials, and others' supposed here.
-
-        Where another build was measured with the same settings, what they differ by holds for its
-        other settings too, so that a ladder which was begun there goes on here.
-        """
-        own = self.own(build)
-        known = [self._as_known(trial) for trial in own]
-        tried = {t.candidate.id for t in own if t.outcome is not Outcome.PROVEN}
-        for other in self.builds:
-            ratio = self._ratio(build, other)
-            if other.digest == build.digest or ratio is None:
-                continue
-            for trial in map(self._as_known, self.own(other)):
-                here = replace(trial.candidate, build_digest=build.digest)
-                if here.id not in tried and trial.outcome in (Outcome.MEASURED, Outcome.PRUNED):
-                    figures = scaled(trial.measurement, ratio) if trial.measurement else None
-                    known.append(replace(trial, candidate=here, measurement=figures))
-        return known
-
-    def _ratio(self, build: Build, other: Build) -> float | None:
-        """Return a build's rate ÷ another's, None where no settings were measured on both."""
-        rates = explored_rates(self.known())
-        for trial in self.own(build):
-            theirs = rates.get(replace(trial.candidate, build_digest=other.digest).id)
-            ours = rates.get(trial.candidate.id)
-            if ours and theirs:
-                return ours / theirs
-        return None
-
-    def _as_known(self, trial: Trial) -> Trial:
-        """Return a trial as the ladder may see it.
-
-        A refused candidate has no figures. A build that only gave a token is taken to be as fast
-        as its first answer was beside the measured build's; nothing else rests on that.
-        """
-        if trial.candidate.id in self.refused:
-            return replace(trial, outcome=Outcome.PRUNED, measurement=None)
-        if trial.outcome is not Outcome.PROVEN:
-            return trial
-        first = next(
-            (t for t in self.trials if t.has_measurement and t.build.engine == trial.build.engine),
-            None,
-        )
-        if first is None or first.measurement is None:
-            return trial
-        hint = trial.first_tok_per_s / first.first_tok_per_s if first.first_tok_per_s else 0.0
-        supposed = scaled(first.measurement, hint or 1.0)
-        return replace(trial, outcome=Outcome.MEASURED, measurement=supposed)
 
     async def judge(self, candidate: Candidate) -> bool:
         """Have a candidate's answers judged, within the budget; refuse all that answer like it."""
@@ -397,8 +306,9 @@ class Hunt:
         self.watch.on_step(f"refused: {label}: {why}")
         return False
 
-    def _may_explore(self) -> bool:
-        trial_s = self.ends_with_a_trial_s()
+    def may_explore(self, engine: str = "", kept_s: float = 0.0) -> bool:
+        """Whether there is time for another trial that explores, beside what is kept for others."""
+        trial_s = self.ends_with_a_trial_s(engine) + kept_s
         explored = sum(trial.outcome is not Outcome.PROVEN for trial in self.trials)
         if explored < FIRST_CANDIDATES:
             return self.left_s(2.0) > trial_s
@@ -406,10 +316,9 @@ class Hunt:
             return self.left_s(LEAST_CANDIDATES_SHARE) > trial_s
         return self.exploring_s() > trial_s
 
-    async def _sample(self) -> None:
-        """Sample the space of all builds that serve, and look at the base again now and then."""
-        served = self._served()
-        if not served or not self._may_explore():
+    async def _sample(self, served: Sequence[Build]) -> None:
+        """Sample the space of builds that may win, and look at the base again now and then."""
+        if not served or not self.may_explore():
             return
         places = {build.digest: self.lab.place(build) for build in served}
         bases = {build.digest: self.bases[build.digest] for build in served}
@@ -421,27 +330,30 @@ class Hunt:
         def is_allowed(candidate: Candidate) -> bool:
             if answer_key(candidate) in self.refused_keys:
                 return False
-            return places[candidate.build_digest].refuse(candidate) is None
+            is_possible = places[candidate.build_digest].refuse(candidate) is None
+            return is_possible and self.may_explore(candidate.engine)
 
-        while self._may_explore():
+        while self.may_explore():
             if len(self.trials) % REFERENCE_EVERY == REFERENCE_EVERY - 1:
                 await self._look_at_the_base()
                 continue
             candidate = sampler.ask(is_allowed)
             if candidate is None:
-                self.watch.on_step("every candidate of the space that fits has been tried")
+                self.watch.on_step(
+                    "every candidate of the space that fits, in memory and in time, has been tried"
+                )
                 return
             proposal = Proposal(candidate, "what was measured points here")
-            trial = await self._try(proposal, self._build_of(candidate), EXPLORE)
+            trial = await self.attempt(proposal, self.build_of(candidate), EXPLORE)
             sampler.learn(candidate, throughput(trial) if trial.measurement else 0.0)
             if self.best() == candidate:
-                await self._judge_weights(candidate)
+                await self.judge_weights(candidate)
 
     async def _look_at_the_base(self) -> None:
         base = self.base()
         first = next(t for t in self.trials if t.candidate.id == base.id and t.has_measurement)
-        again = await self._try(
-            Proposal(base, "has the machine changed?"), self._build_of(base), REFERENCE
+        again = await self.attempt(
+            Proposal(base, "has the machine changed?"), self.build_of(base), REFERENCE
         )
         if again.has_measurement and not is_disturbed(again):
             change = throughput(again) / throughput(first) - 1
@@ -485,11 +397,11 @@ class Hunt:
                     (t.remedy for t in self.known() if t.candidate == candidate and t.remedy), None
                 )
                 proposal = Proposal(candidate, f"finals, round {number + 1}", remedy=came_from)
-                tried = await self._try(proposal, self._build_of(candidate), FINAL)
+                tried = await self.attempt(proposal, self.build_of(candidate), FINAL)
                 rest_s = sum(self.whole_s(c) for c in order[place:])
                 if tried.has_measurement and is_disturbed(tried) and self.left_s() > rest_s:
                     again = replace(proposal, reason=f"{proposal.reason}, again: it was disturbed")
-                    tried = await self._try(again, self._build_of(candidate), FINAL)
+                    tried = await self.attempt(again, self.build_of(candidate), FINAL)
                 if not tried.has_measurement:
                     entered = tuple(one for one in entered if one != candidate)
             is_enough = number + 1 >= LEAST_ROUNDS
@@ -523,7 +435,7 @@ class Hunt:
         if not ranked or not ranked[0].trial.has_measurement:
             return
         winner = ranked[0].trial.candidate
-        build = self._build_of(winner)
+        build = self.build_of(winner)
         place = self.lab.place(build)
         for settings, without in ablations(winner, base):
             if self.left_s() < self.whole_s(winner):
@@ -532,7 +444,7 @@ class Hunt:
             if seen or place.refuse(without) is not None:
                 continue
             names = ", ".join(name for name, _ in settings) or "the default"
-            await self._try(Proposal(without, f"what {names} brings"), build, ABLATION)
+            await self.attempt(Proposal(without, f"what {names} brings"), build, ABLATION)
 
     def whole_s(self, candidate: Candidate) -> float:
         """Return how long a whole trial of a candidate takes: by its last one, else predicted.
@@ -550,5 +462,5 @@ class Hunt:
         if not own:
             return 0.0
         own.sort(key=throughput)
-        place = self.lab.place(self._build_of(candidate))
+        place = self.lab.place(self.build_of(candidate))
         return whole_trial_s(own[len(own) // 2], place.workload, FINAL_WINDOW * self.window_s)
