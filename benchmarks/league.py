@@ -6,9 +6,10 @@
 Everything serves the same source weights (the small demo model): (a) `llama-server` with a model
 and nothing else, on the file as it is and on its Q4_K_M; (b) the command line that Ollama gives its
 child, on Q4_K_M; (c) vLLM on the CPU with nothing but a model, a limit on its memory, and the
-dequantized checkpoint that `checkpoint_of_gguf.py` makes. Prompts are natural and answers end where
-the model ends them. After the search all are measured in turn, `--rounds` times; vLLM, which takes
-a minute and a half to start, `--vllm-rounds` times. Ratios are of the rounds' geometric means.
+dequantized checkpoint that `checkpoint_of_gguf.py` makes; the search may choose that as well, with
+its own settings. Prompts are natural and answers end where the model ends them. After the search
+all are measured in turn, `--rounds` times; vLLM by default, which takes a minute and a half to
+start, `--vllm-rounds` times. Ratios are of the rounds' geometric means.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def parse_options() -> argparse.Namespace:
 def play(house: House, workload: str, options: argparse.Namespace) -> str:
     """Search one workload, measure all sides in turn, and return a Markdown section."""
     model = house.model(None)
-    found = house.find(model, workload, options.budget, Lines())
+    also = (house.model(options.checkpoint),) if options.vllm_python else ()
+    found = house.find(model, workload, options.budget, Lines(), also=also)
     entries = entries_of(house, found, model, options)
     rates: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for number in range(options.rounds):

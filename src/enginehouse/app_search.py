@@ -41,7 +41,11 @@ class Search:
 
     def trials(self) -> tuple[Trial, ...]:
         """Return this search's trials, and the exams that were put."""
-        return (*self.hunt.trials, *self.lab.exams.values())
+        exams = (
+            replace(exam, outcome=Outcome.EXAMINED, measurement=None)  # a load counts once
+            for exam in self.lab.exams.values()
+        )
+        return (*self.hunt.trials, *exams)
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,12 @@ def _result_of(
     search: Search, ranked: tuple[Ranked, ...], records: Records, beside: tuple[str, ...]
 ) -> FindResult:
     bench, refusals = search.bench, tuple(search.noted.refusals)
+    qualities = {exam.id: exam.quality for exam in search.lab.exams.values()}
     for trial in search.hunt.trials:
         why = search.hunt.refused.get(trial.candidate.id, "")
         if why and trial.has_measurement:
-            records.update_trial(replace(trial, refused=why))
+            quality = qualities.get(trial.id, trial.quality)
+            records.update_trial(replace(trial, refused=why, quality=quality))
     if not ranked:
         name = bench.workload.name
         return FindResult(bench.run_id, bench.model, name, (), None, None, refusals)

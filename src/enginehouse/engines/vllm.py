@@ -310,8 +310,8 @@ def _cpu_levers(machine: Machine, model: Model) -> list[Lever]:
     """Return one step of what a processor alone has, since each takes a start of a minute to try.
 
     All its cores, of which vLLM keeps one free of its threads; the type that it computes best; and
-    Intel's OpenMP, which vLLM's CPU page advises and its distribution brings along. All at once, on
-    two cores with AVX-512 BF16: 352 tok/s of a crowd in 16 streams became 449 (docs/lab-log.md).
+    Intel's OpenMP, which vLLM's CPU page advises and its distribution brings along. With two cores
+    and AVX-512 BF16, 303 tok/s of a crowd became 414 and then 449 (docs/lab-log.md).
     """
     step: dict[str, Setting] = {}
     cores = machine.usable_cores

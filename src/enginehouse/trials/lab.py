@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key
-from enginehouse.core.contest import EXAM, MINIMAL, PROOF, WHOLE
+from enginehouse.core.contest import EXAM, EXPLORE, MINIMAL, PROOF, WHOLE
 from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.quality import QualityTrace, compare
 from enginehouse.core.trial import Outcome, Trial
@@ -75,10 +75,14 @@ class BenchLab:
             is_short=purpose not in WHOLE and not is_limited,
             is_hinting=purpose in (MINIMAL, PROOF),
             cool_down=await self.bench.cooler.wait(self.watch.on_step),
+            examines_slow=purpose == EXPLORE and self._exam_of(proposal.candidate) is None,
         )  # fmt: skip
-        return await run_trial(
+        trial = await run_trial(
             self.bench, build, proposal.candidate, self.ratio, proposal.remedy, measuring
         )
+        if proposal.candidate.id in self.ratio.traces:
+            self.exams.setdefault(proposal.candidate.id, trial)
+        return trial
 
     def is_judged(self, candidate: Candidate, base: Candidate) -> bool:
         key = answer_key(candidate)
@@ -98,20 +102,32 @@ class BenchLab:
 
     async def _verdict(self, candidate: Candidate, base: Candidate) -> str:
         for one in (base, candidate):
-            if one.id not in self.ratio.traces:
+            if self._exam_of(one) is None:
                 what = one.describe_difference(base) or "the base, the best precision at hand"
                 self.watch.on_step(f"examining the answers of {what}")
                 examined = await self._examine(one)
                 if examined.outcome is not Outcome.EXAMINED:
                     title = examined.diagnosis.title if examined.diagnosis else ""
                     return f"its answers could not be examined: {examined.detail or title}"
+        reference, exam = self._exam_of(base), self._exam_of(candidate)
+        assert reference is not None
+        assert exam is not None
+        traces = self.ratio.traces
         quality = compare(
-            self.ratio.traces[base.id], self.ratio.traces[candidate.id], self.bench.quality
+            traces[reference.candidate.id], traces[exam.candidate.id], self.bench.quality
         )
-        judged = replace(self.exams[candidate.id], quality=quality)
+        judged = replace(exam, quality=quality)
         self.bench.records.update_trial(judged)
-        self.exams[candidate.id] = judged
+        self.exams[exam.candidate.id] = judged
         return "" if quality.passes else quality.why
+
+    def _exam_of(self, candidate: Candidate) -> Trial | None:
+        """Return the trial in which a candidate that answers like this one was examined."""
+        key, traces = answer_key(candidate), self.ratio.traces
+        exams = self.exams.values()
+        return next(
+            (t for t in exams if answer_key(t.candidate) == key and t.candidate.id in traces), None
+        )
 
     async def _examine(self, candidate: Candidate) -> Trial:
         cooled = await self.bench.cooler.wait(self.watch.on_step)

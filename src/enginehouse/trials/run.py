@@ -59,6 +59,8 @@ from enginehouse.trials.quality import Examined, QualityError, measure_quality
 T = TypeVar("T")
 
 SAMPLE_EVERY_S = 0.25
+SLOW_START_S = 15.0
+"""An engine that took longer to give a token is not started again for its exam."""
 YOUNG_S, YOUNG_LOOKS = 1.0, 12
 """A young engine is looked at more often: some enter their cgroup and are killed at once."""
 READY_POLL_S = 0.05
@@ -160,6 +162,7 @@ class Measuring:
     With `examines` the quality gate's exam is put instead of the load, with `proves` nothing beyond
     the first token. `is_short` explores with shorter requests (`Workload.shortened`); `is_hinting`
     has a longer first answer, which tells how builds compare. `cool_down` was waited before it.
+    With `examines_slow` the exam follows the load where another start would take longer than it.
     """
 
     window_s: float = math.inf
@@ -170,6 +173,7 @@ class Measuring:
     is_short: bool = False
     is_hinting: bool = False
     cool_down: CoolDown | None = None
+    examines_slow: bool = False
 
     def workload(self, whole: Workload) -> Workload:
         """Return what of a workload the trial sends."""
@@ -355,6 +359,8 @@ class _Attempt:
                 samples = await self._stage(
                     Stage.MEASURE, self._measure(trial.candidate), deadlines.measure_s
                 )
+                if self.measuring.examines_slow and self._start_s() > SLOW_START_S:
+                    await self._examine_too(trial.candidate, deadlines.measure_s)
         except TooSlowError as given_up:
             outcome, detail, samples = Outcome.PRUNED, str(given_up), given_up.samples
         except StageError as failure:
@@ -390,6 +396,17 @@ class _Attempt:
                 pace = Pace.of(samples, self.bench.workload.streams)
                 self.ratio.paces[trial.candidate.id] = pace
         return trial
+
+    def _start_s(self) -> float:
+        return next(event.at_s for event in self.stages if event.stage is Stage.FIRST_TOKEN)
+
+    async def _examine_too(self, candidate: Candidate, limit_s: float) -> None:
+        """Put the exam after a load, which counts also when the exam cannot be held."""
+        try:
+            await self._stage(Stage.EXAM, self._examine(candidate), limit_s)
+        except StageError as failure:
+            if failure.outcome is not Outcome.BAD_ANSWER:
+                raise
 
     async def _name_cause(self, failure: StageError) -> tuple[Outcome, str]:
         """Requests that fail because the engine is ending are its end, not a bad answer.
