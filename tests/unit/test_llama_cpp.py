@@ -142,3 +142,35 @@ def test_plain_attention_is_tried_with_the_slots_only_where_it_is_the_faster_one
     assert first == {"slots": 8, "prefix_sharing": "on", "flash_attention": "off"}
     first = dict(ENGINE.levers(wide, MODEL, assistant)[0].steps[0])
     assert first == {"slots": 8, "prefix_sharing": "on"}
+
+
+def test_bfloat16_attention_is_tried_for_long_prompts_where_the_processor_multiplies_it() -> None:
+    """It needs plain attention: fused attention over bfloat16 is slow on every processor."""
+
+    def kv_types(name: str, *isa: str) -> list[dict[str, Setting]]:
+        machine = dataclasses.replace(MACHINE, isa=isa, gpus=())
+        levers = ENGINE.levers(machine, MODEL, WORKLOADS[name])
+        return [dict(s) for one in levers for s in one.steps if dict(s).get("kv_type") == "bf16"]
+
+    step = {"flash_attention": "off", "kv_type": "bf16", "ubatch": 128}
+    assert kv_types("assistant", "avx2", "avx512f", "avx512_bf16") == [step]
+    assert kv_types("rag", "amx_bf16") == [step]
+    assert kv_types("chat", "avx512_bf16") == []
+    assert kv_types("rag", "avx2", "avx512f") == []
+
+
+def test_huge_pages_are_a_variable_and_tried_for_large_weights_only() -> None:
+    """The C library asks for them; a small model fits into the caches that they relieve."""
+    large = dataclasses.replace(MODEL, weight_bytes=2 << 30)
+    machine = dataclasses.replace(MACHINE, gpus=())
+    steps = [
+        [dict(s) for one in ENGINE.levers(machine, model, WORKLOADS["chat"]) for s in one.steps]
+        for model in (MODEL, large)
+    ]
+    step = {"huge_pages": "on", "mmap": "off"}
+    assert step not in steps[0]
+    assert step in steps[1]
+    candidate = Candidate("llama.cpp", BINARY.digest, settings_of(step))
+    launch = Launch(BINARY, candidate, MODEL, SOCKET, "/run/e")
+    assert dict(ENGINE.env(launch)) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert "--no-mmap" in ENGINE.argv(launch)

@@ -73,6 +73,14 @@ def launch(**settings: Setting) -> Launch:
             ),
             {},
         ),
+        (
+            {"threads_bind": "0-1", "openmp": "intel"},
+            (),
+            {
+                "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+                "LD_PRELOAD": "/env/lib/libiomp5.so",
+            },
+        ),
         ({"block_size": 32, "leave_out": "--block-size"}, (), {}),
     ],
 )  # fmt: skip
@@ -137,3 +145,17 @@ def test_a_small_model_is_computed_in_float32_on_a_cpu() -> None:
             dict(step)["dtype"] for one in levers for step in one.steps if "dtype" in dict(step)
         ]
         assert tried == steps
+
+
+def test_what_a_processor_has_is_tried_in_one_step() -> None:
+    """All cores, bfloat16 and Intel's OpenMP cost one start together; alone when that is slower."""
+    half = dataclasses.replace(CHECKPOINT, quantization="BF16", weight_bytes=int(3e8))
+    machine = dataclasses.replace(MACHINE, isa=("avx2", "avx512f", "avx512_bf16"), gpus=())
+    first = ENGINE.levers(machine, half, WORKLOADS["chat"])[0]
+    last = machine.usable_cores - 1
+    together = {"threads_bind": f"0-{last}", "openmp": "intel", "dtype": "bfloat16"}
+    assert [dict(step) for step in first.steps] == [together]
+    assert [dict(step) for step in first.spare] == [{n: v} for n, v in together.items()]
+    arm = dataclasses.replace(machine, isa=("asimd",))
+    step = dict(ENGINE.levers(arm, half, WORKLOADS["chat"])[0].steps[0])
+    assert "openmp" not in step

@@ -1,0 +1,101 @@
+"""The search over two engines, one of which starts slowly: a formula with a simulated clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from enginehouse.core.candidate import Build, Candidate
+from enginehouse.core.contest import EXPLORE
+from enginehouse.core.forms import Forms
+from enginehouse.core.propose import Place, Proposal
+from enginehouse.core.trial import Trial
+from enginehouse.engines import vllm
+from enginehouse.trials.search import Hunt
+from tests.integration.test_search import CROWD, Formula, Talk, rate_of, winner_of
+from tests.unit.values import MACHINE, MODEL, WHEEL
+
+ENVIRONMENT = Build(
+    "vllm", "environment", "0.32.0+cpu", "v" * 64, ("/env/bin/python", *vllm.MODULE), "/env"
+)
+CHECKPOINT = dataclasses.replace(
+    MODEL, path="/models/tiny", format="safetensors", quantization="BF16"
+)
+WIDE = dataclasses.replace(
+    MACHINE, isa=("avx2", "avx512f", "avx512_bf16"), gpus=(), memory_available_bytes=24 << 30
+)
+START_S = 40.0
+
+
+@dataclass
+class TwoEngines(Formula):
+    """llama.cpp as in the formula, and a vLLM whose minimal candidate makes `vllm_rate`.
+
+    All cores make it `by_cores` times as fast, compiled code a quarter faster again.
+    """
+
+    vllm_rate: float = 30.0
+    by_cores: float = 3.0
+
+    def place(self, build: Build) -> Place:
+        if build.engine == "llama.cpp":
+            return super().place(build)
+        return Place(vllm.ENGINE, WIDE, Forms((CHECKPOINT,)), CROWD, 512 << 20)
+
+    def minimal(self, build: Build) -> Candidate:
+        if build.engine == "llama.cpp":
+            return super().minimal(build)
+        return vllm.ENGINE.minimal(build, CHECKPOINT, CROWD)
+
+    async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
+        if build.engine == "llama.cpp":
+            return await super().run(proposal, build, window_s, purpose)
+        self.rate, llama = self._vllm_rate, self.rate
+        try:
+            tried = await super().run(proposal, build, window_s, purpose)
+        finally:
+            self.rate = llama
+        self.clock_s += START_S
+        return dataclasses.replace(tried, duration_s=tried.duration_s + START_S)
+
+    def _vllm_rate(self, candidate: Candidate) -> float:
+        rate = self.vllm_rate * (self.by_cores if candidate.get("threads_bind") else 1.0)
+        return rate * (1.25 if candidate.get("enforce_eager") == "off" else 1.0)
+
+
+async def hunt_with(lab: TwoEngines, budget_s: float = 900.0) -> tuple[Hunt, list[Trial]]:
+    """Return the search and what of it explored vLLM."""
+    hunt = Hunt(lab, (WHEEL, ENVIRONMENT), budget_s, Talk())
+    await hunt.run()
+    explored = [t for t in hunt.trials if t.purpose == EXPLORE and t.candidate.engine == "vllm"]
+    return hunt, explored
+
+
+async def test_an_engine_that_starts_behind_is_climbed_and_wins() -> None:
+    """Its minimal candidate is as fast as llama.cpp's, and its tuned one is the faster one."""
+    hunt, explored = await hunt_with(TwoEngines(vllm_rate=60.0, rate=lambda c: 2 * rate_of(c)))
+    winner = winner_of(hunt)
+    assert winner.engine == "vllm"
+    assert winner.get("threads_bind")
+    assert winner.get("enforce_eager") == "off"
+    assert len(explored) >= 2
+
+
+async def test_an_engine_that_cannot_win_costs_one_more_trial() -> None:
+    """Once its first lever has left it far behind, it is neither climbed further nor sampled."""
+    hunt, explored = await hunt_with(TwoEngines(vllm_rate=25.0, by_cores=1.5))
+    assert winner_of(hunt).engine == "llama.cpp"
+    assert len(explored) == 1
+
+
+async def test_a_hopeless_engine_is_not_climbed_at_all() -> None:
+    """A tenth of the best's rate is not made up by settings."""
+    hunt, explored = await hunt_with(TwoEngines(vllm_rate=3.0))
+    assert winner_of(hunt).engine == "llama.cpp"
+    assert explored == []
+
+
+async def test_the_second_engine_has_its_turn_in_a_short_budget() -> None:
+    """Time for its first steps is kept while the first engine is climbed."""
+    _, explored = await hunt_with(TwoEngines(vllm_rate=30.0), budget_s=480.0)
+    assert explored
