@@ -29,8 +29,9 @@ from enginehouse.core.trial import Trial
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines.llama_cpp import LlamaCpp
+from enginehouse.trials.bench import Bench, TokenRatio
 from enginehouse.trials.contracts import SilentWatch
-from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.run import run_trial
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.engines.vllm import Vllm
+from enginehouse.trials.bench import TokenRatio
 from enginehouse.trials.contracts import SilentWatch
-from enginehouse.trials.run import TokenRatio, run_trial
+from enginehouse.trials.run import run_trial
 
 OLLAMA = (
     "--no-webui", "--offline", "-c", "4096", "-np", "1", "-b", "512", "-ub", "512",

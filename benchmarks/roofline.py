@@ -4,8 +4,9 @@
                          [--rounds 5] [--model FILE]
 
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
-the same time as trained ones. Each build of llama.cpp serves it with its minimal candidate, through
-the same trial as in a search, under one stream of short chats. Roofline: the read bandwidth that is
+the same time as trained ones. Each build of llama.cpp serves it with its minimal candidate, and
+with the lever that `find` has for large weights (pages of 2 MiB), through the same trial as in a
+search, under one stream of short chats. Roofline: the read bandwidth that is
 measured right before and right after the trial (the mean of the two), over the bytes of weights
 that a token reads. Decode: 1 / TPOT, the median request's. The share is the median round's.
 """
@@ -18,19 +19,23 @@ import dataclasses
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
 from enginehouse.app import House
-from enginehouse.core.candidate import Build
+from enginehouse.core.candidate import Build, Setting
 from enginehouse.core.model import Model
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.edges.bandwidth import measure_memory_bandwidth
 from enginehouse.edges.settings_file import load_settings
-from enginehouse.trials.run import TokenRatio, run_trial
+from enginehouse.trials.bench import TokenRatio
+from enginehouse.trials.run import run_trial
 
 WORKLOAD = dataclasses.replace(WORKLOADS["chat"], requests=3)
 WANTED = 0.85
+MINIMAL: Mapping[str, Setting] = {}
+HUGE: Mapping[str, Setting] = {"huge_pages": "on", "mmap": "off"}
 
 
 def main() -> None:
@@ -50,15 +55,20 @@ def main() -> None:
         path = options.model or make_model(options.shape, options.quantization, folder)
         model = house.model(path)
         builds = tuple(build for build in house.builds() if build.engine == "llama.cpp")
-        shares: dict[str, list[float]] = {build.label: [] for build in builds}
+        sides = [
+            (f"{build.label}{', pages of 2 MiB' if settings else ''}", build, settings)
+            for build in builds
+            for settings in (MINIMAL, HUGE)
+        ]
+        shares: dict[str, list[float]] = {label: [] for label, _, _ in sides}
         rows = []
         for number in range(options.rounds):
-            for build in builds:
-                rate, bandwidth = measure_once(house, model, build)
+            for label, build, settings in sides:
+                rate, bandwidth = measure_once(house, model, build, settings)
                 share = rate * model.bytes_per_token / bandwidth
-                shares[build.label].append(share)
+                shares[label].append(share)
                 row = (
-                    f"| {number + 1} | {build.label} | {rate:.1f} | {bandwidth / 1e9:.1f} "
+                    f"| {number + 1} | {label} | {rate:.1f} | {bandwidth / 1e9:.1f} "
                     f"| {bandwidth / model.bytes_per_token:.1f} | {share:.0%} |"
                 )
                 sys.stderr.write(row + "\n")
@@ -85,12 +95,15 @@ def make_model(shape: str, quantization: str, folder: str) -> str:
     return path
 
 
-def measure_once(house: House, model: Model, build: Build) -> tuple[float, float]:
+def measure_once(
+    house: House, model: Model, build: Build, settings: Mapping[str, Setting]
+) -> tuple[float, float]:
     """Return a build's decode rate in tokens per second, and the bandwidth beside it in bytes/s."""
     threads = house.look().usable_cores
     before = measure_memory_bandwidth(threads)
     bench = house.bench(model, WORKLOAD)
-    trial = asyncio.run(run_trial(bench, build, bench.minimal(build), TokenRatio()))
+    candidate = bench.minimal(build).with_settings(**settings)
+    trial = asyncio.run(run_trial(bench, build, candidate, TokenRatio()))
     after = measure_memory_bandwidth(threads)
     if trial.measurement is None:
         sys.exit(f"{build.label} failed: {trial.detail} ({trial.log_path})")

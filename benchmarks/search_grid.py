@@ -48,8 +48,9 @@ from enginehouse.edges.quantize import VariantStore
 from enginehouse.edges.quantize_run import find_tools
 from enginehouse.edges.settings_file import load_settings
 from enginehouse.engines import load_engines
+from enginehouse.trials.bench import Bench, TokenRatio
 from enginehouse.trials.contracts import SilentWatch
-from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.run import run_trial
 from enginehouse.trials.search import Hunt
 
 STORED = Path(__file__).with_suffix(".json")

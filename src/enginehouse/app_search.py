@@ -20,9 +20,9 @@ from enginehouse.edges.records import Records
 from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
+    from enginehouse.trials.bench import Bench
     from enginehouse.trials.contracts import Watch
     from enginehouse.trials.lab import BenchLab
-    from enginehouse.trials.run import Bench
     from enginehouse.trials.search import Hunt
 
 NEVER_FROM = (Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.EXAMINED, Outcome.PROVEN)

@@ -33,7 +33,8 @@ from enginehouse.edges.processes import EngineProcess
 from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.gateway.supervisor import Supervisor
-from enginehouse.trials.run import TokenRatio, run_trial
+from enginehouse.trials.bench import TokenRatio
+from enginehouse.trials.run import run_trial
 from tests import fake_container
 from tests.integration.conftest import FAKE_ENGINE, fake_plan
 from tests.integration.test_trials import CANDIDATE, bench_of

@@ -16,7 +16,8 @@ import pytest
 from enginehouse.core.trial import Deadlines, Outcome
 from enginehouse.edges.cgroups import ROOT
 from enginehouse.edges.records import Records
-from enginehouse.trials.run import Measuring, TokenRatio, run_trial
+from enginehouse.trials.bench import Measuring, TokenRatio
+from enginehouse.trials.run import run_trial
 from tests.integration.test_trials import CANDIDATE, bench_of
 from tests.unit.values import WHEEL
 

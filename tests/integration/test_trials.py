@@ -26,9 +26,10 @@ from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
+from enginehouse.trials.bench import Bench, Measuring, TokenRatio
 from enginehouse.trials.contracts import SilentWatch
 from enginehouse.trials.lab import BenchLab
-from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
+from enginehouse.trials.run import run_trial
 from tests.integration.conftest import FAKE_ENGINE
 from tests.unit.values import MACHINE, MODEL, WHEEL
 

@@ -35,7 +35,8 @@ from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
 from enginehouse.knowledge.loader import load_prompts
 from enginehouse.knowledge.patterns import load_book
-from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.bench import Bench, TokenRatio
+from enginehouse.trials.run import run_trial
 
 WHEEL_WITH = Path(__file__).with_name("wheel_with.py")
 SHORT = Workload("short", "two short requests", 1, 2, 0, 16, 4)

@@ -34,7 +34,8 @@ from enginehouse.edges.progress import SilentProgress
 from enginehouse.edges.records import Records
 from enginehouse.engines import load_engines
 from enginehouse.engines.llama_cpp import LlamaCpp
-from enginehouse.trials.run import Bench, TokenRatio, run_trial
+from enginehouse.trials.bench import Bench, TokenRatio
+from enginehouse.trials.run import run_trial
 from tests.integration.test_trials import CANDIDATE, bench_of
 from tests.real import wheel_image
 from tests.real.test_kill import DEMO, Home, serve

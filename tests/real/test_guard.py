@@ -19,7 +19,8 @@ from enginehouse.edges.cgroups import NO_FENCE, raise_fence
 from enginehouse.edges.probes import read_available_bytes
 from enginehouse.edges.records import Records
 from enginehouse.engines.llama_cpp import LlamaCpp
-from enginehouse.trials.run import TokenRatio, run_trial
+from enginehouse.trials.bench import TokenRatio
+from enginehouse.trials.run import run_trial
 from tests.integration.test_trials import CANDIDATE, bench_of
 from tests.unit.values import WHEEL
 

@@ -12,8 +12,9 @@ from enginehouse.core.contest import EXAM, EXPLORE, MINIMAL, PROOF, WHOLE
 from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.quality import QualityTrace, compare
 from enginehouse.core.trial import Outcome, Trial
+from enginehouse.trials.bench import Bench, Measuring, TokenRatio
 from enginehouse.trials.contracts import Watch
-from enginehouse.trials.run import Bench, Measuring, TokenRatio, run_trial
+from enginehouse.trials.run import run_trial
 
 LOOK_EVERY_S = 0.05
 IDLE_S = 2.0
