@@ -35,7 +35,7 @@ from enginehouse.trials.run import run_trial
 WORKLOAD = dataclasses.replace(WORKLOADS["chat"], requests=3)
 WANTED = 0.85
 MINIMAL: Mapping[str, Setting] = {}
-HUGE: Mapping[str, Setting] = {"huge_pages": "on", "mmap": "off"}
+HUGE: Mapping[str, Setting] = {"huge_pages": "on"}
 
 
 def main() -> None:

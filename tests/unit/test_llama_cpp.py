@@ -167,10 +167,33 @@ def test_huge_pages_are_a_variable_and_tried_for_large_weights_only() -> None:
         [dict(s) for one in ENGINE.levers(machine, model, WORKLOADS["chat"]) for s in one.steps]
         for model in (MODEL, large)
     ]
-    step = {"huge_pages": "on", "mmap": "off"}
+    step = {"huge_pages": "on"}
     assert step not in steps[0]
     assert step in steps[1]
-    candidate = Candidate("llama.cpp", BINARY.digest, settings_of(step))
+    candidate = Candidate("llama.cpp", BINARY.digest, settings_of({"huge_pages": "on"}))
     launch = Launch(BINARY, candidate, MODEL, SOCKET, "/run/e")
     assert dict(ENGINE.env(launch)) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    assert "--no-mmap" in ENGINE.argv(launch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "settings", "flags"),
+    [
+        ("binary", "b11434 (abc)", {"mmap": "off"}, ["--no-mmap"]),
+        ("binary", "b11434", {"mlock": "on"}, ["--mlock"]),
+        ("native", "b11549", {"mmap": "off"}, ["--load-mode", "none"]),
+        ("native", "b11549", {"mlock": "on"}, ["--load-mode", "mmap+mlock"]),
+        ("native", "b12000", {"mlock": "on", "mmap": "off"}, ["--load-mode", "mlock"]),
+        ("native", "b11549", {}, []),
+        ("wheel", "2026.10.11549", {"mmap": "off"}, ["--no-mmap"]),
+        ("container", "", {"mmap": "off"}, ["--no-mmap"]),
+    ],
+)
+def test_weights_are_loaded_in_the_words_of_the_build(
+    kind: str, version: str, settings: dict[str, Setting], flags: list[str]
+) -> None:
+    """b11549 ends with "invalid argument" at `--no-mmap` and `--mlock`, which b11434 knows."""
+    build = dataclasses.replace(BINARY, kind=kind, version=version)
+    candidate = Candidate("llama.cpp", build.digest, settings_of(settings))
+    argv = list(ENGINE.argv(Launch(build, candidate, MODEL, SOCKET, "/run/e")))
+    words = ("--no-mmap", "--mlock", "--load-mode", "none", "mlock", "mmap+mlock")
+    assert [word for word in argv if word in words] == flags

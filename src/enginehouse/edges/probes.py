@@ -63,14 +63,17 @@ class AvailableMemory:
     Most processes are under no limit; whether ours is now is looked up every few seconds.
     """
 
-    def __init__(self) -> None:
-        self._reader = Reader(LiveSource())
+    def __init__(
+        self, source: Source | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader = Reader(source or LiveSource())
+        self._clock = clock
         self._is_limited = True
         self._look_at = float("-inf")
 
     def read(self) -> int:
         """Return the bytes that are available now."""
-        now = time.monotonic()
+        now = self._clock()
         if not self._is_limited and now < self._look_at:
             return read_unlimited(self._reader)
         cgroup = Cgroup.find(self._reader)

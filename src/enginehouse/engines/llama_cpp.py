@@ -6,6 +6,7 @@ number of slots, so a candidate's `context` is what one request gets and is mult
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -64,9 +65,11 @@ TUNABLES = (
     Tunable("chat_template", "a built-in chat template", "--chat-template", values=("chatml",)),
     Tunable("leave_out", "flags that this build does not know, by spaces", ""),
 )
+LOAD_MODE_FROM = 11549
+"""From this build on `--load-mode` is known, and `--no-mmap` and `--mlock` are errors; b11434 has
+those two. What lies between was not seen: there an unknown flag is left out, as its diagnosis says.
+"""
 SWITCHES = {
-    ("mmap", "off"): "--no-mmap",
-    ("mlock", "on"): "--mlock",
     ("jinja", "on"): "--jinja",
     ("jinja", "off"): "--no-jinja",
 }
@@ -113,6 +116,7 @@ class LlamaCpp:
         kv_type = candidate.get("kv_type")
         if kv_type is not None:
             argv += ["--cache-type-k", str(kv_type), "--cache-type-v", str(kv_type)]
+        argv += _load_flags(launch.build, candidate)
         argv += [flag for (name, on), flag in SWITCHES.items() if candidate.get(name) == on]
         argv += ["--cache-ram", str(_integer(candidate, "prompt_cache_mib", 0))]
         if self.shared_slots(candidate):
@@ -200,8 +204,7 @@ class LlamaCpp:
             counts = (threads - 1,) if threads == machine.physical_cores else (threads,)
             levers.append(lever("threads", (), "leave a core to the rest, or use them all", counts))
         if model.weight_bytes >= HUGE_FROM_BYTES and not machine.gpus:
-            step = settings_of({"huge_pages": "on", "mmap": "off"})
-            levers.append(Lever((step,), "fewer page walks while the weights are read"))
+            levers.append(lever("huge_pages", ("on",), "fewer page walks to read the weights"))
         return tuple(levers)
 
     def estimate_memory(
@@ -257,6 +260,17 @@ def _bf16_lever() -> Lever:
     plain: dict[str, Setting] = {"flash_attention": "off", "kv_type": "bf16"}
     small, large = settings_of({**plain, "ubatch": 128}), settings_of(plain)
     return Lever((small,), "this processor multiplies bfloat16", spare=(large,))
+
+
+def _load_flags(build: Build, candidate: Candidate) -> list[str]:
+    """Return how the weights are loaded, in the build's own words (the wheel's server is ours)."""
+    is_copied, is_locked = candidate.get("mmap") == "off", candidate.get("mlock") == "on"
+    number = re.match(r"b(\d+)", build.version)
+    if build.kind == "wheel" or number is None or int(number[1]) < LOAD_MODE_FROM:
+        return [*(["--no-mmap"] if is_copied else []), *(["--mlock"] if is_locked else [])]
+    if is_locked:
+        return ["--load-mode", "mlock" if is_copied else "mmap+mlock"]
+    return ["--load-mode", "none"] if is_copied else []
 
 
 def _integer(candidate: Candidate, name: str, default: int) -> int:
