@@ -26,7 +26,8 @@ CLEARLY_SLOWER = 0.9
 """A build with less than this share of another's rate, with the same settings, is left alone."""
 MINIMAL_SHARE, CLIMBED_SHARE = 0.2, 0.6
 """An engine is climbed while it has this share of the best's rate: by its minimal candidate, and
-once a lever of its own was tried. Seen: 0.3 became 1.1 (docs/lab-log.md)."""
+once a lever of its own was tried. vLLM's minimal candidate was seen to make 0.4 of what its tuned
+one makes (docs/lab-log.md)."""
 STEPS_OF_OTHERS = 2
 """So many trials are kept for each engine whose turn is still to come."""
 
