@@ -6,9 +6,9 @@
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
 the same time as trained ones. Each build of llama.cpp serves it with its minimal candidate, and
 with the lever that `find` has for large weights (pages of 2 MiB), through the same trial as in a
-search, under one stream of short chats. Roofline: the read bandwidth that is
-measured right before and right after the trial (the mean of the two), over the bytes of weights
-that a token reads. Decode: 1 / TPOT, the median request's. The share is the median round's.
+search, under one stream of short chats. Roofline: the read bandwidth that is measured right before
+and right after the trial (the mean of the two), over the bytes of weights that a token reads.
+Decode: 1 / TPOT, the median request's. The share is the median round's.
 """
 
 from __future__ import annotations

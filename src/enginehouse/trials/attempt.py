@@ -27,7 +27,7 @@ from enginehouse.edges.guard import Guard
 from enginehouse.edges.http import make_call, open_session
 from enginehouse.edges.launches import KIND
 from enginehouse.edges.oom_kills import OomKills
-from enginehouse.edges.probes import read_available_bytes
+from enginehouse.edges.probes import AvailableMemory
 from enginehouse.edges.processes import Ended, EngineProcess
 from enginehouse.edges.slots import SlotKeeper
 from enginehouse.trials.bench import Bench, Measuring, TokenRatio
@@ -78,6 +78,7 @@ class Attempt:
     danger: str = ""
     conditions: Conditions | None = None
     oom_kills: OomKills = field(default_factory=OomKills)
+    available: AvailableMemory = field(default_factory=AvailableMemory)
     first_tok_per_s: float = 0.0
     ended_by_killer: str = ""
 
@@ -320,7 +321,7 @@ class Attempt:
     async def _watch(self) -> None:
         """Sample the engine's memory and the machine's; the guard does not wait for this."""
         while True:
-            available = read_available_bytes()
+            available = self.available.read()
             rss, pss = self.process.memory() if self.process.is_running else (0, None)
             at_s = time.perf_counter() - self.began
             if rss:

@@ -327,16 +327,19 @@ class Hunt:
             if trial.outcome not in (Outcome.INTERRUPTED, Outcome.PROVEN):
                 sampler.learn(trial.candidate, throughput(trial))
 
+        timely: set[str] = set()
+
         def is_allowed(candidate: Candidate) -> bool:
             if answer_key(candidate) in self.refused_keys:
                 return False
             is_possible = places[candidate.build_digest].refuse(candidate) is None
-            return is_possible and self.may_explore(candidate.engine)
+            return is_possible and candidate.engine in timely
 
         while self.may_explore():
             if len(self.trials) % REFERENCE_EVERY == REFERENCE_EVERY - 1:
                 await self._look_at_the_base()
                 continue
+            timely = {build.engine for build in served if self.may_explore(build.engine)}
             candidate = sampler.ask(is_allowed)
             if candidate is None:
                 self.watch.on_step(
