@@ -9,7 +9,7 @@ from pathlib import Path
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.correction import correction_from
-from enginehouse.core.estimate_speed import Rates, rate_names
+from enginehouse.core.estimate_speed import Rates, cached_names, rate_names
 from enginehouse.core.fit import Correction, FitRow, rank
 from enginehouse.core.fit_model import FitRequest, Known, fit_model
 from enginehouse.core.machine import Machine
@@ -83,7 +83,7 @@ class Fitter:
         mark = machine.fingerprint()
         names: tuple[str, ...] = PROBED
         if model is not None:
-            names = tuple(sorted(rate_names(model, machine.isa)))
+            names = tuple(sorted(_names(model, machine)))
         for name, (decode, prefill) in measure_rates(names, machine.usable_cores).items():
             self.records.store_machine_value(mark, _key(build, "decode", name), decode)
             self.records.store_machine_value(mark, _key(build, "prefill", name), prefill)
@@ -104,7 +104,7 @@ class Fitter:
         decode: dict[str, float] = {}
         prefill: dict[str, float] = {}
         mark = machine.fingerprint()
-        for name in rate_names(model, machine.isa):
+        for name in _names(model, machine):
             one = self.records.machine_value(mark, _key(build, "decode", name))
             many = self.records.machine_value(mark, _key(build, "prefill", name))
             if one and many:
@@ -116,6 +116,10 @@ class Fitter:
 
         context = request.context_for(model)
         return ask_llama(model.path, context, request.sequences, request.kv_type, build)
+
+
+def _names(model: Model, machine: Machine) -> set[str]:
+    return rate_names(model, machine.isa) | cached_names(model, machine.isa)
 
 
 def _key(build: Build, what: str, name: str) -> str:

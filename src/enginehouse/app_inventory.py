@@ -37,7 +37,9 @@ MEASURED = {
     "memory_bandwidth": "memory.bandwidth_bytes_per_s",
     "compute": "cpu.compute_flop_per_s",
 }
-"""What is measured once for a machine: the record's key, and the fact it makes."""
+"""What is measured of a machine: the record's key, and the fact it makes."""
+PROBE_ROOM = 4
+"""So many times the bandwidth probe's buffers are to be free before it is run again."""
 MOST_TRIALS = 500
 """Records that are looked at for a user's own blocks, the newest ones."""
 
@@ -86,14 +88,22 @@ class Inventory:
         )
 
     def measure(self, again: bool = False) -> Machine:
-        """Return the machine with its memory's bandwidth and its compute, measured at most once."""
-        from enginehouse.edges.bandwidth import measure_memory_bandwidth
+        """Return the machine with its memory's bandwidth and its compute measured.
+
+        Compute is measured once. Bandwidth is measured each time there is room for the probe, and
+        the highest of all counts: whatever disturbs a probe makes it read less, and a roofline that
+        was measured in a bad minute would stay too low for good. `again` forgets what was measured.
+        """
+        from enginehouse.edges.bandwidth import BUFFER_BYTES, measure_memory_bandwidth
         from enginehouse.edges.compute import measure_compute
 
         machine = self.look()
         mark, cores = machine.fingerprint(), machine.usable_cores
-        if again or machine.memory_bandwidth_bytes_per_s is None:
-            self._store_measured(mark, "memory_bandwidth", measure_memory_bandwidth(cores))
+        known = 0.0 if again else machine.memory_bandwidth_bytes_per_s or 0.0
+        if not known or machine.memory_available_bytes > PROBE_ROOM * cores * BUFFER_BYTES:
+            found = measure_memory_bandwidth(cores)
+            if found > known:
+                self._store_measured(mark, "memory_bandwidth", found)
         if again or machine.compute_flop_per_s is None:
             self._store_measured(mark, "compute", measure_compute(cores))
         return self.look()

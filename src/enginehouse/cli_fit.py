@@ -220,6 +220,12 @@ def speed_lines(row: FitRow, observed: float | None) -> Iterator[str]:
         f"context; roofline {speed.bound:.1f} = {speed.bandwidth_bytes_per_s / 1e9:.1f} GB/s ÷ "
         f"{speed.bytes_per_token / 1e9:.2f} GB a token; from {speed.basis}"
     )
+    if speed.product_bound:
+        limit = "the products" if speed.product_bound < speed.bound else "memory"
+        yield (
+            f"the engine's products alone would decode {speed.product_bound:.1f} tok/s from the "
+            f"processor's caches: {limit} is the limit"
+        )
     if row.speed_at_context:
         yield f"decode {row.speed_at_context.decode.expected:.1f} tok/s at a full context"
     if speed.prefill:

@@ -12,6 +12,7 @@ from enginehouse.core.correction import SETTLED, Observation, correction_from
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range, exactly
 from enginehouse.core.estimate_speed import (
     Rates,
+    cached_names,
     estimate_speed,
     rate_name,
     rate_names,
@@ -223,6 +224,30 @@ def test_without_one_of_its_rates_a_model_is_not_predicted_from_rates(name: str)
     """What was not measured is not guessed."""
     some = {key: value for key, value in RATES.decode.items() if key != name}
     assert speed_from_rates(LLAMA, replace(RATES, decode=some), ("avx2",)) is None
+
+
+def test_the_products_are_a_roof_of_their_own() -> None:
+    """Weights in cache at the rate of each type; the lower of the two roofs is the roofline."""
+    near = {"Q4_0 repacked in cache": 20e9, "Q8_0 in cache": 10e9}
+    known = replace(RATES, decode=RATES.decode | near)
+    seconds = 61_875_000 / 20e9 + 30_081_024 / 10e9
+    speed = speed_from_rates(LLAMA, known, ("avx2",))
+    assert speed is not None
+    assert speed.product_bound == pytest.approx(1 / seconds)
+    assert speed.roofline == pytest.approx(min(1 / seconds, 20e9 / LLAMA.bytes_per_token))
+    fast = speed_from_rates(LLAMA, replace(known, bandwidth_bytes_per_s=1e9), ("avx2",))
+    assert fast is not None
+    assert fast.roofline == fast.bound
+
+
+@pytest.mark.parametrize("name", sorted(cached_names(LLAMA, ("avx2",))))
+def test_a_roof_of_products_needs_every_type(name: str) -> None:
+    """With one rate missing, only memory's roof is known, and the prediction stays."""
+    known = dict.fromkeys(cached_names(LLAMA, ("avx2",)) - {name}, 1000000000.0)
+    speed = speed_from_rates(LLAMA, replace(RATES, decode=RATES.decode | known), ("avx2",))
+    assert speed is not None
+    assert speed.product_bound is None
+    assert speed.roofline == speed.bound
 
 
 def test_experts_have_a_rate_of_their_own() -> None:

@@ -1,9 +1,11 @@
 """How fast a model will decode and prefill: the roofline, and what is expected below it.
 
 One decoded token reads every active weight once and the KV cache of its sequence, so the memory's
-bandwidth bounds it. Where the engine's own operations were measured on this machine (`Rates`), the
-expected figure is a sum of times: each tensor group at the rate of its type, attention at the rate
-of its heads' size, and the small operations between them. Without them it is a share of the bound.
+bandwidth bounds it. The other roof is the processor's: how fast the engine's products multiply
+weights that no memory has to deliver. Where the engine's own operations were measured on this
+machine (`Rates`), the expected figure is a sum of times: each tensor group at the rate of its type,
+attention at the rate of its heads' size, and the small operations between them. Without them it is
+a share of the bound.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ DECODE_SPREAD, PREFILL_SPREAD = 0.2, 0.3
 PROMPT_TOKENS = 256
 """The length of prompt that a prefill rate is told for, where nobody says another."""
 ATTENDING = ("full", "sliding", "chunked")
-REPACKED, EXPERTS = " repacked", " experts"
+REPACKED, EXPERTS, CACHED = " repacked", " experts", " in cache"
 ATTENTION, SMALL_OPERATIONS, PRODUCTS = "attention ", "small", "products"
 SPLIT_CELLS = 512
 """From so many cells on the engine splits one token's cache among its threads, each an equal run of
@@ -38,9 +40,11 @@ class Rates:
 
     A product's name is its weights' type, ` repacked` appended where the engine copies the type
     into another layout and ` experts` where it is routed; its rates are bytes/s of weights for one
-    token, and operations/s for a batch's tokens. Those of `attention HEADSxKVxSIZE` are
-    multiplications/s; those of `small` are operations/s on a vector for one token, and elements/s;
-    `products` is how many products could start in a second, if they had no weights to read.
+    token, and operations/s for a batch's tokens. With ` in cache` appended it is the rate of one
+    token where the weights already lie in the processor's caches, twice. Those of `attention
+    HEADSxKVxSIZE` are multiplications/s; those of `small` are operations/s on a vector for one
+    token, and elements/s; `products` is how many products could start in a second, if they had no
+    weights to read.
     """
 
     decode: dict[str, float] = field(default_factory=dict)
@@ -51,7 +55,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Speed:
-    """Predicted tok/s of one sequence; `bound` is the roofline of decode, `basis` where from."""
+    """Predicted tok/s of one sequence; `bound` is the memory's roofline of decode.
+
+    `basis` says where the prediction is from; `product_bound` is what the engine's products would
+    decode if memory cost nothing, None where it was not measured.
+    """
 
     decode: Range
     prefill: Range | None
@@ -59,6 +67,12 @@ class Speed:
     bytes_per_token: float
     bandwidth_bytes_per_s: float
     basis: str
+    product_bound: float | None = None
+
+    @property
+    def roofline(self) -> float:
+        """The lower of both roofs, tok/s."""
+        return min(self.bound, self.product_bound or self.bound)
 
     def share_of_bound(self, observed_tok_per_s: float) -> float:
         """Return what share of the roofline an observed decode rate is."""
@@ -103,7 +117,20 @@ def speed_from_rates(
         bytes_per_token=read,
         bandwidth_bytes_per_s=rates.bandwidth_bytes_per_s,
         basis="this build's operations, measured here",
+        product_bound=product_bound(model, rates, isa),
     )
+
+
+def product_bound(model: Model, rates: Rates, isa: Collection[str]) -> float | None:
+    """Return the tok/s of the products alone on weights in cache, None where one is not known."""
+    groups = _active_groups(model)
+    known = [rates.decode.get(_cached_name(group, isa)) for group, _ in groups]
+    times = [
+        group.bytes * share / rate
+        for (group, share), rate in zip(groups, known, strict=True)
+        if rate
+    ]
+    return 1.0 / sum(times) if times and all(known) else None
 
 
 def decode_seconds(model: Model, rates: Rates, isa: Collection[str], cells: int) -> float:
@@ -158,6 +185,15 @@ def rate_names(model: Model, isa: Collection[str]) -> set[str]:
     products = {rate_name(group, isa) for group, _ in _active_groups(model)}
     attention = {_name(block) for block in _attending(model)}
     return products | attention | {SMALL_OPERATIONS, PRODUCTS}
+
+
+def cached_names(model: Model, isa: Collection[str]) -> set[str]:
+    """Return the names of the rates that the products' own roof is made of."""
+    return {_cached_name(group, isa) for group, _ in _active_groups(model)}
+
+
+def _cached_name(group: TensorGroup, isa: Collection[str]) -> str:
+    return rate_name(group, isa).removesuffix(EXPERTS) + CACHED
 
 
 def rate_name(group: TensorGroup, isa: Collection[str]) -> str:

@@ -16,12 +16,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from enginehouse.core.estimate_speed import (
     ATTENTION,
+    CACHED,
     EXPERTS,
     PRODUCTS,
     REPACKED,
@@ -44,6 +45,8 @@ CHAIN, SMALL = 1000, 1024
 WIDE = 4096
 LITTLE, LEAST_S = 256, 1e-7
 MOST_NODES = 8192
+CACHED_ROWS, TURNS = 1024, 40
+"""Rows of the weights that stay in the caches, 1 to 4 MiB, and how often they are multiplied."""
 Q8_0 = (8, 32, 34)
 """ggml's number of the type, elements a block, bytes a block."""
 
@@ -166,6 +169,16 @@ class _Cpu:
 
         return self._time(build, self._place(is_repacked))
 
+    def time_cached(self, kind: int, is_repacked: bool, turns: int) -> float:
+        """Return the shortest seconds of `turns` products of the same weights, which stay near."""
+
+        def build(held: int, steps: int) -> list[int]:
+            weights = self.ggml.ggml_new_tensor_2d(held, kind, ROW, CACHED_ROWS)
+            given = self.ggml.ggml_new_tensor_2d(steps, F32, ROW, 1)
+            return [self.ggml.ggml_mul_mat(steps, weights, given) for _ in range(turns)]
+
+        return self._time(build, self._place(is_repacked), min)
+
     def time_experts(
         self, kind: int, is_repacked: bool, count: int, used: int, columns: int
     ) -> float:
@@ -231,8 +244,13 @@ class _Cpu:
             raise OSError("the engine does not repack here")
         return int(place)
 
-    def _time(self, build: Callable[[int, int], list[int]], place: int) -> float:
-        """Build a graph, its weights in `place`, and return the mean of its times."""
+    def _time(
+        self,
+        build: Callable[[int, int], list[int]],
+        place: int,
+        of: Callable[[Iterable[float]], float] = fmean,
+    ) -> float:
+        """Build a graph, its weights in `place`, and return the mean (or another) of its times."""
         ggml = self.ggml
         held = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
         steps = ggml.ggml_init(_InitParams(CONTEXT_BYTES, None, True))
@@ -256,7 +274,7 @@ class _Cpu:
             ggml.ggml_backend_buffer_free(buffer)
         for context in (held, steps):
             ggml.ggml_free(context)
-        return fmean(passes)
+        return of(passes)
 
     def _fill(self, held: int) -> None:
         """Write zeros into every weight, by which the engine also arranges it its own way."""
@@ -326,10 +344,14 @@ def _attention_rates(cpu: _Cpu, text: str) -> tuple[float, float]:
 def _product_rates(cpu: _Cpu, name: str) -> tuple[float, float] | None:
     numbers = {name: (number, block, size) for number, (name, block, size) in GGML_TYPES.items()}
     is_routed, is_repacked = EXPERTS in name, REPACKED in name
-    base = name.removesuffix(EXPERTS).removesuffix(REPACKED)
+    base = name.removesuffix(CACHED).removesuffix(EXPERTS).removesuffix(REPACKED)
     if base not in numbers:
         return None
     number, block, size = numbers[base]
+    if name.endswith(CACHED):
+        near = ROW * CACHED_ROWS // block * size
+        rate = TURNS * near / cpu.time_cached(number, is_repacked, TURNS)
+        return rate, rate
     if is_routed:
         one = EXPERT * EXPERT * COUNT // block * size
         count = max(WEIGHTS_BYTES // one, 1)
