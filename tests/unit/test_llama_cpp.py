@@ -160,14 +160,14 @@ def test_bfloat16_attention_is_tried_for_long_prompts_where_the_processor_multip
 
 
 def test_huge_pages_are_a_variable_and_tried_for_large_weights_only() -> None:
-    """The C library asks for them; a small model fits into the caches that they relieve."""
+    """The C library asks for them, for what is not mapped; a small model fits into the caches."""
     large = dataclasses.replace(MODEL, weight_bytes=2 << 30)
     machine = dataclasses.replace(MACHINE, gpus=())
     steps = [
         [dict(s) for one in ENGINE.levers(machine, model, WORKLOADS["chat"]) for s in one.steps]
         for model in (MODEL, large)
     ]
-    step = {"huge_pages": "on"}
+    step = {"huge_pages": "on", "mmap": "off"}
     assert step not in steps[0]
     assert step in steps[1]
     candidate = Candidate("llama.cpp", BINARY.digest, settings_of({"huge_pages": "on"}))

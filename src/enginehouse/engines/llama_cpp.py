@@ -204,7 +204,7 @@ class LlamaCpp:
             counts = (threads - 1,) if threads == machine.physical_cores else (threads,)
             levers.append(lever("threads", (), "leave a core to the rest, or use them all", counts))
         if model.weight_bytes >= HUGE_FROM_BYTES and not machine.gpus:
-            levers.append(lever("huge_pages", ("on",), "fewer page walks to read the weights"))
+            levers.append(_huge_pages_lever())
         return tuple(levers)
 
     def estimate_memory(
@@ -260,6 +260,13 @@ def _bf16_lever() -> Lever:
     plain: dict[str, Setting] = {"flash_attention": "off", "kv_type": "bf16"}
     small, large = settings_of({**plain, "ubatch": 128}), settings_of(plain)
     return Lever((small,), "this processor multiplies bfloat16", spare=(large,))
+
+
+def _huge_pages_lever() -> Lever:
+    """Pages of 2 MiB for all weights, for which they may not be mapped; else for what is copied."""
+    why = "fewer page walks to read the weights"
+    all_of_them = settings_of({"huge_pages": "on", "mmap": "off"})
+    return Lever((all_of_them,), why, spare=(settings_of({"huge_pages": "on"}),))
 
 
 def _load_flags(build: Build, candidate: Candidate) -> list[str]:
