@@ -11,7 +11,8 @@ trial as in a search, under one stream of short chats. Decode is 1 / TPOT, the m
 The roofs, both in tok/s: memory's is the read bandwidth, measured right before and right after the
 trial (the mean), over the bytes that a token reads, weights and the KV cache of a half-written
 answer. The products' is what the wheel's multiplications of these weights make where they lie in
-the processor's caches, so that no memory is waited for. The roofline is the lower one.
+the processor's caches, so that no memory is waited for: the highest of all rounds, since whatever
+disturbs a measurement lowers it. The roofline is the lower one.
 
 A round whose two bandwidths differ by more than 10 % says nothing, since the machine has changed
 while it ran: it is shown, and not counted. The share of a side is the median of its other rounds.
@@ -72,11 +73,14 @@ def main() -> None:
             for words, settings in sides_of(house, build)
         ]
         rows: list[Row] = []
+        products = 0.0
         for number in range(1, options.rounds + 1):
             for label, build, settings in sides:
                 row = measure_once(house, model, build, settings, number, label)
                 sys.stderr.write(row.line + "\n")
                 rows.append(row)
+                products = max(products, row.products)
+    rows = [dataclasses.replace(row, products=products) for row in rows]
     print(f"### {options.shape} {options.quantization}, {rows[0].read / 1e9:.2f} GB a token\n")
     print("| round | side | decode tok/s | GB/s before, after | memory's roof | products' roof "
           "| of memory's | of the roofline |")  # fmt: skip
