@@ -1,12 +1,14 @@
 """Hold decode against the roofline, whose two roofs are measured in turn with it in one run.
 
     ./dev bench roofline [--shape llama-3.2-3b] [--quantization Q4_K_M] [--llama-server FILE]
-                         [--rounds 5] [--model FILE]
+                         [--rounds 5] [--model FILE] [--chat]
 
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
 the same time as trained ones. Each build of llama.cpp serves it with its minimal candidate, and
 with the levers that `find` has for it (pages of 2 MiB, plain attention on bf16), through the same
-trial as in a search, under one stream of short chats. Decode is 1 / TPOT, the median request's.
+trial as in a search, one stream at a time. Decode is 1 / TPOT, the median request's, of 64 tokens
+after a prompt of a few, as `llama-bench -n 64` has it; with `--chat` of the `chat` workload, whose
+attention over 128 to 250 tokens costs 3 to 8 % more.
 
 The roofs, both in tok/s: memory's is the read bandwidth, measured right before and right after the
 trial (the mean), over the bytes that a token reads, weights and the KV cache of a half-written
@@ -35,7 +37,7 @@ from enginehouse.core.candidate import Build, Setting
 from enginehouse.core.estimate_speed import Rates, cached_names, product_bound
 from enginehouse.core.estimate_vllm import kv_bytes_per_token
 from enginehouse.core.model import Model
-from enginehouse.core.workload import WORKLOADS
+from enginehouse.core.workload import WORKLOADS, Workload
 from enginehouse.edges.bandwidth import measure_memory_bandwidth
 from enginehouse.edges.rates import measure_rates
 from enginehouse.edges.settings_file import load_settings
@@ -43,7 +45,8 @@ from enginehouse.engines.llama_cpp import BF16_ISA
 from enginehouse.trials.bench import TokenRatio
 from enginehouse.trials.run import run_trial
 
-WORKLOAD = dataclasses.replace(WORKLOADS["chat"], requests=3)
+DECODE = dataclasses.replace(WORKLOADS["chat"], prompt_tokens=16, output_tokens=64, requests=4)
+CHAT = dataclasses.replace(WORKLOADS["chat"], requests=3)
 WANTED, UNSTEADY = 0.85, 0.1
 MINIMAL: Mapping[str, Setting] = {}
 HUGE: Mapping[str, Setting] = {"huge_pages": "on", "mmap": "off"}
@@ -58,7 +61,9 @@ def main() -> None:
     parser.add_argument("--llama-server", default="", help="a native build beside the wheel")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="", help="a file that random_gguf.py made")
+    parser.add_argument("--chat", action="store_true", help="with prompts of the chat workload")
     options = parser.parse_args()
+    workload = CHAT if options.chat else DECODE
     given = {"engine.llama_cpp.path": options.llama_server} if options.llama_server else {}
     with (
         tempfile.TemporaryDirectory(prefix="enginehouse-roofline-") as folder,
@@ -70,13 +75,13 @@ def main() -> None:
             (f"{build.kind}{words}", build, settings)
             for build in house.builds()
             if build.engine == "llama.cpp"
-            for words, settings in sides_of(house, build)
+            for words, settings in sides_of(house, build, options.chat)
         ]
         rows: list[Row] = []
         products = 0.0
         for number in range(1, options.rounds + 1):
             for label, build, settings in sides:
-                row = measure_once(house, model, build, settings, number, label)
+                row = measure_once(house, model, build, settings, workload, number, label)
                 sys.stderr.write(row.line + "\n")
                 rows.append(row)
                 products = max(products, row.products)
@@ -102,10 +107,13 @@ def main() -> None:
     sys.exit(best < WANTED)
 
 
-def sides_of(house: House, build: Build) -> list[tuple[str, Mapping[str, Setting]]]:
-    """Return the candidates of a build: minimal, and with what `find` has for large weights."""
+def sides_of(house: House, build: Build, is_chat: bool) -> list[tuple[str, Mapping[str, Setting]]]:
+    """Return the candidates of a build: minimal, and with what `find` has for large weights.
+
+    Plain attention on bf16 is for contexts that are worth a word, which `--chat` has.
+    """
     sides = [("", MINIMAL), (", pages of 2 MiB", HUGE)]
-    if BF16_ISA & set(house.look().isa):
+    if is_chat and BF16_ISA & set(house.look().isa):
         sides.append((", pages of 2 MiB, plain attention on bf16", PLAIN))
     return sides
 
@@ -166,6 +174,7 @@ def measure_once(
     model: Model,
     build: Build,
     settings: Mapping[str, Setting],
+    workload: Workload,
     number: int,
     label: str,
 ) -> Row:
@@ -178,13 +187,13 @@ def measure_once(
     if products is None:
         sys.exit("the wheel's products cannot be measured here")
     before = measure_memory_bandwidth(threads)
-    bench = house.bench(model, WORKLOAD)
+    bench = house.bench(model, workload)
     candidate = bench.minimal(build).with_settings(**settings)
     trial = asyncio.run(run_trial(bench, build, candidate, TokenRatio()))
     after = measure_memory_bandwidth(threads)
     if trial.measurement is None:
         sys.exit(f"{build.label} failed: {trial.detail} ({trial.log_path})")
-    tokens = WORKLOAD.prompt_tokens + WORKLOAD.output_tokens / 2
+    tokens = workload.prompt_tokens + workload.output_tokens / 2
     read = model.bytes_per_token + tokens * kv_bytes_per_token(model, "auto")
     rate = 1 / trial.measurement.tpot_s.p50
     return Row(number, label, rate, read, before, after, products)
