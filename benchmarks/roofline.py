@@ -1,30 +1,30 @@
-"""Hold decode against the roofline, whose two roofs are measured in turn with it in one run.
+"""Hold decode against the roofline, whose two roofs are measured between its requests.
 
     ./dev bench roofline [--shape llama-3.2-3b] [--quantization Q4_K_M] [--llama-server FILE]
-                         [--rounds 5] [--model FILE] [--chat]
+                         [--rounds 5] [--model FILE] [--context 16]
 
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
-the same time as trained ones. Each build of llama.cpp serves it with its minimal candidate, and
-with the levers that `find` has for it (pages of 2 MiB, plain attention on bf16), through the same
-trial as in a search, one stream at a time. Decode is 1 / TPOT, the median request's, of 64 tokens
-after a prompt of a few, as `llama-bench -n 64` has it; with `--chat` of the `chat` workload, whose
-attention over 128 to 250 tokens costs 3 to 8 % more.
+the same time as trained ones. Each build of llama.cpp serves it with the minimal candidate, and
+with the levers that `find` has for it, side after side in each round. A server is started, warmed,
+and asked four times for 64 tokens after a prompt of `--context` tokens; the read bandwidth is
+measured before the first request and after each. Decode is the server's own figure.
 
-The roofs, both in tok/s: memory's is the read bandwidth, measured right before and right after the
-trial (the mean), over the bytes that a token reads, weights and the KV cache of a half-written
-answer. The products' is what the wheel's multiplications of these weights make where they lie in
-the processor's caches, so that no memory is waited for: the highest of all rounds, since whatever
-disturbs a measurement lowers it. The roofline is the lower one.
+The roofs, both in tok/s: memory's is the mean of the two bandwidths around a request, over the
+bytes that a token reads, weights and KV cache. The products' is what the wheel's multiplications of
+these weights make where they lie in the processor's caches, so that no memory is waited for: the
+highest of all rounds, since whatever disturbs a measurement lowers it. The roofline is the lower.
 
-A round whose two bandwidths differ by more than 10 % says nothing, since the machine has changed
-while it ran: it is shown, and not counted. The share of a side is the median of its other rounds.
+A request between two bandwidths that differ by more than 10 % says nothing, since the machine has
+changed while it ran: it is shown, and not counted. A side's share is the median of the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
+import math
 import subprocess
 import sys
 import tempfile
@@ -32,21 +32,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from enginehouse.app import House
-from enginehouse.core.candidate import Build, Setting
-from enginehouse.core.estimate_speed import Rates, cached_names, product_bound
-from enginehouse.core.estimate_vllm import kv_bytes_per_token
-from enginehouse.core.model import Model
-from enginehouse.core.workload import WORKLOADS, Workload
-from enginehouse.edges.bandwidth import measure_memory_bandwidth
-from enginehouse.edges.rates import measure_rates
-from enginehouse.edges.settings_file import load_settings
-from enginehouse.engines.llama_cpp import BF16_ISA
-from enginehouse.trials.bench import TokenRatio
-from enginehouse.trials.run import run_trial
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-DECODE = dataclasses.replace(WORKLOADS["chat"], prompt_tokens=16, output_tokens=64, requests=4)
-CHAT = dataclasses.replace(WORKLOADS["chat"], requests=3)
+from benchmarks.agreement import wait_ready  # noqa: E402
+from benchmarks.engine_memory import ask_all, free_port  # noqa: E402
+from enginehouse.app import House  # noqa: E402
+from enginehouse.core.candidate import Build, Setting  # noqa: E402
+from enginehouse.core.engine import Endpoint, Launch  # noqa: E402
+from enginehouse.core.estimate_speed import Rates, cached_names, product_bound  # noqa: E402
+from enginehouse.core.estimate_vllm import kv_bytes_per_token  # noqa: E402
+from enginehouse.core.model import Model  # noqa: E402
+from enginehouse.core.workload import WORKLOADS  # noqa: E402
+from enginehouse.edges.bandwidth import measure_memory_bandwidth  # noqa: E402
+from enginehouse.edges.leases import LeaseBook  # noqa: E402
+from enginehouse.edges.processes import EngineProcess  # noqa: E402
+from enginehouse.edges.rates import measure_rates  # noqa: E402
+from enginehouse.edges.settings_file import load_settings  # noqa: E402
+from enginehouse.engines.llama_cpp import BF16_ISA, LlamaCpp  # noqa: E402
+
+REQUESTS, TOKENS = 4, 64
 WANTED, UNSTEADY = 0.85, 0.1
 MINIMAL: Mapping[str, Setting] = {}
 HUGE: Mapping[str, Setting] = {"huge_pages": "on", "mmap": "off"}
@@ -61,9 +66,8 @@ def main() -> None:
     parser.add_argument("--llama-server", default="", help="a native build beside the wheel")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="", help="a file that random_gguf.py made")
-    parser.add_argument("--chat", action="store_true", help="with prompts of the chat workload")
+    parser.add_argument("--context", type=int, default=16, help="tokens of the prompt")
     options = parser.parse_args()
-    workload = CHAT if options.chat else DECODE
     given = {"engine.llama_cpp.path": options.llama_server} if options.llama_server else {}
     with (
         tempfile.TemporaryDirectory(prefix="enginehouse-roofline-") as folder,
@@ -75,16 +79,17 @@ def main() -> None:
             (f"{build.kind}{words}", build, settings)
             for build in house.builds()
             if build.engine == "llama.cpp"
-            for words, settings in sides_of(house, build, options.chat)
+            for words, settings in sides_of(house, build, options.context)
         ]
         rows: list[Row] = []
         products = 0.0
         for number in range(1, options.rounds + 1):
             for label, build, settings in sides:
-                row = measure_once(house, model, build, settings, workload, number, label)
-                sys.stderr.write(row.line + "\n")
-                rows.append(row)
-                products = max(products, row.products)
+                products = max(products, products_bound(house, model))
+                asked = Asked(number, label, options.context)
+                for row in asyncio.run(measure_side(house, model, build, settings, asked)):
+                    rows.append(dataclasses.replace(row, products=products))
+                    sys.stderr.write(rows[-1].line + "\n")
     rows = [dataclasses.replace(row, products=products) for row in rows]
     print(f"### {options.shape} {options.quantization}, {rows[0].read / 1e9:.2f} GB a token\n")
     print("| round | side | decode tok/s | GB/s before, after | memory's roof | products' roof "
@@ -93,42 +98,51 @@ def main() -> None:
     print("\n".join(row.line for row in rows) + "\n")
     best = 0.0
     for label, _, _ in sides:
-        steady = [row for row in rows if row.label == label and row.is_steady]
+        steady = [row for row in rows if row.asked.label == label and row.is_steady]
         if not steady:
-            print(f"{label}: no steady round")
+            print(f"{label}: no steady request")
             continue
         share = median(row.share for row in steady)
         best = max(best, share)
         print(
             f"{label}: {share:.0%} of the roofline, {median(row.of_memory for row in steady):.0%} "
-            f"of memory's roof, medians of {len(steady)} steady rounds of {options.rounds}"
+            f"of memory's roof, medians of {len(steady)} steady requests of "
+            f"{REQUESTS * options.rounds}"
         )
     print(f"\nbest {best:.0%}, wanted {WANTED:.0%}")
     sys.exit(best < WANTED)
 
 
-def sides_of(house: House, build: Build, is_chat: bool) -> list[tuple[str, Mapping[str, Setting]]]:
+def sides_of(house: House, build: Build, context: int) -> list[tuple[str, Mapping[str, Setting]]]:
     """Return the candidates of a build: minimal, and with what `find` has for large weights.
 
-    Plain attention on bf16 is for contexts that are worth a word, which `--chat` has.
+    Plain attention on bf16 is for contexts that are worth a word.
     """
     sides = [("", MINIMAL), (", pages of 2 MiB", HUGE)]
-    if is_chat and BF16_ISA & set(house.look().isa):
+    if context > 64 and BF16_ISA & set(house.look().isa):
         sides.append((", pages of 2 MiB, plain attention on bf16", PLAIN))
     return sides
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One round of one side: tok/s, bytes read a token, bandwidths in bytes/s, products' tok/s."""
+class Asked:
+    """A round's number, the side's name, and the tokens of the prompt."""
 
     number: int
     label: str
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One request: tok/s, bytes read a token, bandwidths in bytes/s, products' tok/s."""
+
+    asked: Asked
     rate: float
     read: float
     before: float
     after: float
-    products: float
+    products: float = math.inf
 
     @property
     def is_steady(self) -> bool:
@@ -150,7 +164,7 @@ class Row:
         """The row of the table."""
         moved = "" if self.is_steady else " (moved)"
         return (
-            f"| {self.number} | {self.label} | {self.rate:.1f} "
+            f"| {self.asked.number} | {self.asked.label} | {self.rate:.1f} "
             f"| {self.before / 1e9:.1f}, {self.after / 1e9:.1f}{moved} "
             f"| {self._bandwidth / self.read:.1f} | {self.products:.1f} "
             f"| {self.of_memory:.0%} | {self.share:.0%} |"
@@ -169,34 +183,50 @@ def make_model(shape: str, quantization: str, folder: str) -> str:
     return path
 
 
-def measure_once(
-    house: House,
-    model: Model,
-    build: Build,
-    settings: Mapping[str, Setting],
-    workload: Workload,
-    number: int,
-    label: str,
-) -> Row:
-    """Run a trial between two probes of the memory and, before both, one of the products."""
+def products_bound(house: House, model: Model) -> float:
+    """Return the tok/s of the wheel's products alone, now."""
     machine = house.look()
-    threads = machine.usable_cores
     names = sorted(cached_names(model, machine.isa))
-    rates = {name: one for name, (one, _) in measure_rates(names, threads).items()}
-    products = product_bound(model, Rates(rates), machine.isa)
-    if products is None:
+    rates = {name: one for name, (one, _) in measure_rates(names, machine.usable_cores).items()}
+    found = product_bound(model, Rates(rates), machine.isa)
+    if found is None:
         sys.exit("the wheel's products cannot be measured here")
-    before = measure_memory_bandwidth(threads)
-    bench = house.bench(model, workload)
+    return found
+
+
+async def measure_side(
+    house: House, model: Model, build: Build, settings: Mapping[str, Setting], asked: Asked
+) -> list[Row]:
+    """Serve with a candidate and return its requests."""
+    threads = house.look().usable_cores
+    bench = house.bench(model, WORKLOADS["chat"])
     candidate = bench.minimal(build).with_settings(**settings)
-    trial = asyncio.run(run_trial(bench, build, candidate, TokenRatio()))
-    after = measure_memory_bandwidth(threads)
-    if trial.measurement is None:
-        sys.exit(f"{build.label} failed: {trial.detail} ({trial.log_path})")
-    tokens = workload.prompt_tokens + workload.output_tokens / 2
-    read = model.bytes_per_token + tokens * kv_bytes_per_token(model, "auto")
-    rate = 1 / trial.measurement.tpot_s.p50
-    return Row(number, label, rate, read, before, after, products)
+    endpoint = Endpoint(port=free_port())
+    engine = LlamaCpp()
+    prompt = [100 + token for token in range(asked.context)]
+    read = float(model.bytes_per_token)
+    read += (asked.context + TOKENS / 2) * kv_bytes_per_token(model, "auto")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="enginehouse-roofline-") as folder:
+        launch = Launch(build, candidate, model, endpoint, folder)
+        process = EngineProcess(
+            engine.argv(launch),
+            env=dict(engine.env(launch)),
+            log_path=Path(folder, "log"),
+            leases=LeaseBook(Path(folder, "leases")),
+        )
+        await process.start()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(process.stop)
+            await wait_ready(endpoint, engine.ready_path)
+            ask_all(endpoint.base_url, [prompt], 8)
+            before = measure_memory_bandwidth(threads)
+            for _ in range(REQUESTS):
+                _, rate = ask_all(endpoint.base_url, [prompt], TOKENS)
+                after = measure_memory_bandwidth(threads)
+                rows.append(Row(asked, rate, read, before, after))
+                before = after
+    return rows
 
 
 if __name__ == "__main__":
