@@ -105,10 +105,13 @@ def main() -> None:
         share = median(row.share for row in steady)
         best = max(best, share)
         print(
-            f"{label}: {share:.0%} of the roofline, {median(row.of_memory for row in steady):.0%} "
-            f"of memory's roof, medians of {len(steady)} steady requests of "
+            f"{label}: {share:.0%} of the roofline, the median of {len(steady)} steady requests of "
             f"{REQUESTS * options.rounds}"
         )
+        for is_memory, roof in ((True, "memory's"), (False, "the products'")):
+            below = [row.share for row in steady if row.is_below_memory == is_memory]
+            if below:
+                print(f"  {median(below):.0%} where {roof} roof is the lower ({len(below)})")
     print(f"\nbest {best:.0%}, wanted {WANTED:.0%}")
     sys.exit(best < WANTED)
 
@@ -158,6 +161,11 @@ class Row:
     def share(self) -> float:
         """The share of the lower roof."""
         return self.rate / min(self._bandwidth / self.read, self.products)
+
+    @property
+    def is_below_memory(self) -> bool:
+        """Whether memory's roof is the lower."""
+        return self._bandwidth / self.read < self.products
 
     @property
     def line(self) -> str:

@@ -48,13 +48,13 @@ class Looks:
     def __init__(self, *pids: int) -> None:
         self.count = 0
         self.now = 100.0
-        self._pids = pids
+        self.pids = pids
 
     def family(self) -> list[psutil.Process]:
         """Name the processes; it takes a tenth of a second."""
         self.count += 1
         self.now += 0.1
-        return [psutil.Process(pid) for pid in self._pids]
+        return [psutil.Process(pid) for pid in self.pids]
 
     def clock(self) -> float:
         """Return the time that was set."""
@@ -104,3 +104,13 @@ def test_what_has_ended_takes_nothing(growing: subprocess.Popen[str]) -> None:
     growing.kill()
     growing.wait()
     assert memory.read()[0] == 0
+
+
+def test_what_is_not_there_yet_is_looked_for_each_time(growing: subprocess.Popen[str]) -> None:
+    """A container's process comes after its client; a short trial must not end without a figure."""
+    looks = Looks()
+    memory = GroupMemory(looks.family, looks.clock)
+    assert memory.read() == (0, None)
+    looks.pids = (growing.pid,)
+    assert memory.read()[0] > 0
+    assert looks.count == 2

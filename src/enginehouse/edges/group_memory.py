@@ -37,7 +37,8 @@ class GroupMemory:
         """Return the resident and the proportional set size of all, in bytes.
 
         PSS is None where the system does not give it. Between two readings of it, it is what RSS is
-        now, less what was shared at the last reading.
+        now, less what was shared at the last reading. While there is no process yet, as of a
+        container that is being created, each call looks for one: there are no pages to walk over.
         """
         began = self._clock()
         if began < self._look_at:
@@ -47,7 +48,8 @@ class GroupMemory:
         rss, pss = self._rss(), _pss_of([process.pid for process in self._known])
         self._shared_bytes = None if pss is None else rss - pss
         now = self._clock()
-        self._look_at = now + (now - began) / SHARE
+        if self._known:
+            self._look_at = now + (now - began) / SHARE
         return rss, pss
 
     def _rss(self) -> int:
