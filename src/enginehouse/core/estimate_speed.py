@@ -69,11 +69,6 @@ class Speed:
     basis: str
     product_bound: float | None = None
 
-    @property
-    def roofline(self) -> float:
-        """The lower of both roofs, tok/s."""
-        return min(self.bound, self.product_bound or self.bound)
-
     def share_of_bound(self, observed_tok_per_s: float) -> float:
         """Return what share of the roofline an observed decode rate is."""
         return observed_tok_per_s / self.bound
