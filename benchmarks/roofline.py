@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import math
 import subprocess
@@ -224,8 +223,7 @@ async def measure_side(
             leases=LeaseBook(Path(folder, "leases")),
         )
         await process.start()
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(process.stop)
+        try:
             await wait_ready(endpoint, engine.ready_path)
             ask_all(endpoint.base_url, [prompt], 8)
             before = measure_memory_bandwidth(threads)
@@ -234,6 +232,8 @@ async def measure_side(
                 after = measure_memory_bandwidth(threads)
                 rows.append(Row(asked, rate, read, before, after))
                 before = after
+        finally:
+            await process.stop()
     return rows
 
 

@@ -119,13 +119,11 @@ def speed_from_rates(
 def product_bound(model: Model, rates: Rates, isa: Collection[str]) -> float | None:
     """Return the tok/s of the products alone on weights in cache, None where one is not known."""
     groups = _active_groups(model)
-    known = [rates.decode.get(_cached_name(group, isa)) for group, _ in groups]
-    times = [
-        group.bytes * share / rate
-        for (group, share), rate in zip(groups, known, strict=True)
-        if rate
-    ]
-    return 1.0 / sum(times) if times and all(known) else None
+    if not (groups and cached_names(model, isa) <= rates.decode.keys()):
+        return None
+    return 1.0 / sum(
+        group.bytes * share / rates.decode[_cached_name(group, isa)] for group, share in groups
+    )
 
 
 def decode_seconds(model: Model, rates: Rates, isa: Collection[str], cells: int) -> float:
