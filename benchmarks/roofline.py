@@ -4,15 +4,17 @@
                          [--rounds 5] [--model FILE] [--context 16]
 
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
-the same time as trained ones. Each build of llama.cpp serves it with the minimal candidate, and
-with the levers that `find` has for it, side after side in each round. A server is started, warmed,
-and asked four times for 64 tokens after a prompt of `--context` tokens; the read bandwidth is
-measured before the first request and after each. Decode is the server's own figure.
+the same time as trained ones. Each build of llama.cpp and of ik_llama.cpp serves it with the
+minimal candidate, and with the levers that `find` has for it, side after side in each round. A
+server is started, warmed, and asked four times for 64 tokens after a prompt of `--context` tokens;
+the read bandwidth is measured before the first request and after each. Decode is the server's own
+figure.
 
 The roofs, both in tok/s: memory's is the mean of the two bandwidths around a request, over the
 bytes that a token reads, weights and KV cache. The products' is what the wheel's multiplications of
 these weights make where they lie in the processor's caches, so that no memory is waited for: the
 highest of all rounds, since whatever disturbs a measurement lowers it. The roofline is the lower.
+ik_llama.cpp has faster products, which no library here tells alone: its only roof is memory's.
 
 A request between two bandwidths that differ by more than 10 % says nothing, since the machine has
 changed while it ran: it is shown, and not counted. A side's share is the median of the others.
@@ -48,13 +50,17 @@ from enginehouse.edges.leases import LeaseBook  # noqa: E402
 from enginehouse.edges.processes import EngineProcess  # noqa: E402
 from enginehouse.edges.rates import measure_rates  # noqa: E402
 from enginehouse.edges.settings_file import load_settings  # noqa: E402
-from enginehouse.engines.llama_cpp import BF16_ISA, LlamaCpp  # noqa: E402
+from enginehouse.engines import load_engines  # noqa: E402
+from enginehouse.engines.ik_llama_cpp import REPACK  # noqa: E402
+from enginehouse.engines.llama_cpp import BF16_ISA  # noqa: E402
 
 REQUESTS, TOKENS = 4, 64
 WANTED, UNSTEADY = 0.85, 0.1
 MINIMAL: Mapping[str, Setting] = {}
 HUGE: Mapping[str, Setting] = {"huge_pages": "on", "mmap": "off"}
 PLAIN: Mapping[str, Setting] = {**HUGE, "flash_attention": "off", "kv_type": "bf16"}
+REPACKED: Mapping[str, Setting] = {**HUGE, REPACK.name: "on"}
+LLAMA_CPP, FORK = "llama.cpp", "ik_llama.cpp"
 
 
 def main() -> None:
@@ -75,9 +81,9 @@ def main() -> None:
         path = options.model or make_model(options.shape, options.quantization, folder)
         model = house.model(path)
         sides = [
-            (f"{build.kind}{words}", build, settings)
+            (f"{build.engine} {build.kind}{words}", build, settings)
             for build in house.builds()
-            if build.engine == "llama.cpp"
+            if build.engine in (LLAMA_CPP, FORK)
             for words, settings in sides_of(house, build, options.context)
         ]
         rows: list[Row] = []
@@ -87,9 +93,9 @@ def main() -> None:
                 products = max(products, products_bound(house, model))
                 asked = Asked(number, label, options.context)
                 for row in asyncio.run(measure_side(house, model, build, settings, asked)):
-                    rows.append(dataclasses.replace(row, products=products))
+                    rows.append(row.below(products))
                     sys.stderr.write(rows[-1].line + "\n")
-    rows = [dataclasses.replace(row, products=products) for row in rows]
+    rows = [row.below(products) for row in rows]
     print(f"### {options.shape} {options.quantization}, {rows[0].read / 1e9:.2f} GB a token\n")
     print("| round | side | decode tok/s | GB/s before, after | memory's roof | products' roof "
           "| of memory's | of the roofline |")  # fmt: skip
@@ -118,10 +124,12 @@ def main() -> None:
 def sides_of(house: House, build: Build, context: int) -> list[tuple[str, Mapping[str, Setting]]]:
     """Return the candidates of a build: minimal, and with what `find` has for large weights.
 
-    Plain attention on bf16 is for contexts that are worth a word.
+    Plain attention on bf16 is for contexts that are worth a word, repacked weights for the fork.
     """
     sides = [("", MINIMAL), (", pages of 2 MiB", HUGE)]
-    if context > 64 and BF16_ISA & set(house.look().isa):
+    if build.engine == FORK:
+        sides.append((", pages of 2 MiB, repacked", REPACKED))
+    elif context > 64 and BF16_ISA & set(house.look().isa):
         sides.append((", pages of 2 MiB, plain attention on bf16", PLAIN))
     return sides
 
@@ -145,6 +153,11 @@ class Row:
     before: float
     after: float
     products: float = math.inf
+
+    def below(self, products: float) -> Row:
+        """Return the row below the wheel's products, where they are a roof for its engine."""
+        is_theirs = self.asked.label.startswith(LLAMA_CPP)
+        return dataclasses.replace(self, products=products) if is_theirs else self
 
     @property
     def is_steady(self) -> bool:
@@ -173,7 +186,8 @@ class Row:
         return (
             f"| {self.asked.number} | {self.asked.label} | {self.rate:.1f} "
             f"| {self.before / 1e9:.1f}, {self.after / 1e9:.1f}{moved} "
-            f"| {self._bandwidth / self.read:.1f} | {self.products:.1f} "
+            f"| {self._bandwidth / self.read:.1f} "
+            f"| {f'{self.products:.1f}' if self.products < math.inf else '-'} "
             f"| {self.of_memory:.0%} | {self.share:.0%} |"
         )
 
@@ -209,7 +223,7 @@ async def measure_side(
     bench = house.bench(model, WORKLOADS["chat"])
     candidate = bench.minimal(build).with_settings(**settings)
     endpoint = Endpoint(port=free_port())
-    engine = LlamaCpp()
+    engine = load_engines()[build.engine]
     prompt = [100 + token for token in range(asked.context)]
     read = float(model.bytes_per_token)
     read += (asked.context + TOKENS / 2) * kv_bytes_per_token(model, "auto")

@@ -12,7 +12,7 @@ from enginehouse.core.candidate import Build
 from enginehouse.core.engine import Engine
 from enginehouse.core.errors import MachineError, UserError
 from enginehouse.core.machine import Machine
-from enginehouse.core.native_build import choose_recipe
+from enginehouse.core.native_build import SOURCES, choose_recipe
 from enginehouse.core.settings import Settings
 from enginehouse.edges.installed import folders_of, remove, users_of
 from enginehouse.edges.paths import cache_dir
@@ -91,12 +91,13 @@ def list_engines(
     from enginehouse.edges.toolchain import find_toolkit
 
     known = {build.digest for build in builds}
-    builds = (*builds, *(build for build in find_native() if build.digest not in known))
-    native = Offer(
-        "enginehouse engines build llama.cpp",
-        f"a native build {choose_recipe(machine, find_toolkit(), None).why}",
-    )
-    offers = {"llama.cpp": (native,)}
+    natives = (build for name in SOURCES for build in find_native(name))
+    builds = (*builds, *(build for build in natives if build.digest not in known))
+    why = choose_recipe(machine, find_toolkit(), None).why
+    offers = {
+        name: (Offer(f"enginehouse engines build {name}", f"a native build {why}"),)
+        for name in SOURCES
+    }
     for name in installers:
         said = Offer(f"enginehouse engines install {name}", "an environment of its own")
         offers[name] = (*offers.get(name, ()), said)
@@ -129,21 +130,22 @@ def _listed(engine: Engine, builds: Sequence[Build], offers: tuple[Offer, ...]) 
     return Listed(engine.name, engine.status, engine.formats, own, offers)
 
 
-def prepare_llama_cpp(machine: Machine, wanted: Wanted, progress: Progress) -> NativeBuild:
-    """Return the native build of llama.cpp that would be made here."""
+def prepare_build(engine: str, machine: Machine, wanted: Wanted, progress: Progress) -> NativeBuild:
+    """Return the native build of an engine that would be made here."""
     from enginehouse.edges.fetch_sdist import open_index
     from enginehouse.edges.native_build import prepare
 
-    return prepare(machine, wanted, cache_dir(), open_index(), progress)
+    return prepare(machine, wanted, cache_dir(), open_index(), progress, SOURCES[engine])
 
 
-def build_llama_cpp(machine: Machine, wanted: Wanted, progress: Progress) -> Built:
-    """Build llama.cpp for this machine, unless that very build is here."""
+def build_engine(engine: str, machine: Machine, wanted: Wanted, progress: Progress) -> Built:
+    """Build an engine for this machine, unless that very build is here."""
     from enginehouse.edges.fetch_sdist import open_index
     from enginehouse.edges.native_build import prepare
 
     index = open_index()
-    return prepare(machine, wanted, cache_dir(), index, progress).make(index)
+    plan = prepare(machine, wanted, cache_dir(), index, progress, SOURCES[engine])
+    return plan.make(index)
 
 
 def removable(name: str) -> tuple[Path, ...]:

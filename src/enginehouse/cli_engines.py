@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from enginehouse.app_engines import Listed
     from enginehouse.edges.native_build import Built, NativeBuild
 
-BUILDABLE = ("llama.cpp",)
+BUILDABLE = ("llama.cpp", "ik_llama.cpp")
 
 
 @click.group(epilog="\b\nExample:\n  enginehouse engines list")
@@ -61,20 +61,21 @@ def engines_build(
 ) -> None:
     """Build ENGINE from source for this machine.
 
-    The source is the one inside the xllamacpp package. An interrupted build goes on where it
-    stopped; the same build is not made twice. Afterwards `find` tries it beside the others.
+    The source is the one inside a package of your index: xllamacpp for llama.cpp,
+    ik-llama-cpp-python for ik_llama.cpp. An interrupted build goes on where it stopped; the same
+    build is not made twice. Afterwards `find` tries it beside the others.
     """
-    from enginehouse.app_engines import build_llama_cpp, prepare_llama_cpp
+    from enginehouse.app_engines import build_engine, prepare_build
     from enginehouse.edges.native_build import Wanted
 
     wanted = Wanted(cuda, jobs, version)
     with call.house() as house:
         machine = house.look()
         if dry_run:
-            plan = prepare_llama_cpp(machine, wanted, open_progress())
+            plan = prepare_build(engine, machine, wanted, open_progress())
             call.show(_plan_document(plan), lambda: _plan_text(plan))
             return
-        built = build_llama_cpp(machine, wanted, open_progress())
+        built = build_engine(engine, machine, wanted, open_progress())
     call.show(_built_document(built), lambda: _built_text(built))
 
 
@@ -133,7 +134,7 @@ def _plan_document(plan: NativeBuild) -> dict[str, object]:
 def _plan_text(plan: NativeBuild) -> str:
     return "\n".join(
         (
-            f"llama.cpp {plan.version}, {plan.recipe.why}",
+            f"{plan.source.engine} {plan.version}, {plan.recipe.why}",
             f"source  {plan.sdist.name}",
             f"flags   {' '.join(plan.recipe.defines)}",
             f"jobs    {plan.jobs}",
@@ -151,6 +152,6 @@ def _built_text(built: Built) -> str:
     verb = "built" if built.is_new else "is here already:"
     programs = "\n".join(f"  {built.folder / path}" for path in built.record.programs.values())
     return (
-        f"{verb} llama.cpp {built.record.version} (native), {built.why}\n{programs}\n"
+        f"{verb} {built.record.engine} {built.record.version} (native), {built.why}\n{programs}\n"
         f"`{PROGRAM} find MODEL` tries it beside the other builds"
     )

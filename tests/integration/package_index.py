@@ -56,6 +56,16 @@ PROJECT = {
     "wait.sh": WAIT,
 }
 """A project with llama.cpp's four programs. Where GATE names a file, the build waits for it."""
+FORKS_STEP = """
+execute_process(WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} RESULT_VARIABLE failed
+  COMMAND ${CMAKE_COMMAND} -DCMAKE_C_COMPILER_ID=${CMAKE_C_COMPILER_ID}
+    -P common/cmake/build-info-gen-cpp.cmake)
+if(failed)
+  message(FATAL_ERROR "what the version is was not written")
+endif()
+target_sources(llama-server PRIVATE common/build-info.cpp)
+"""
+BUILD_INFO = 'int LLAMA_BUILD_NUMBER = @BUILD_NUMBER@;\nchar const * BY = "@BUILD_COMPILER@";\n'
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Index:
                 "size": len(data),
             }
             for name, data in self.files.items()
-            if re.split(r"-\d", name)[0] == package
+            if re.split(r"-\d", name)[0].replace("_", "-") == package
         ]
         meta = {"api-version": "1.0"}
         return json.dumps({"meta": meta, "name": package, "files": listed}).encode()
@@ -95,13 +105,24 @@ class Index:
 
 def sdist(changed: Mapping[str, str] = {}, version: str = VERSION) -> dict[str, bytes]:
     """A source distribution of `xllamacpp` with the small project where llama.cpp lies in it."""
+    return _sdist(f"xllamacpp-{version}", "thirdparty/llama.cpp", {**PROJECT, **changed})
+
+
+def forks_sdist() -> dict[str, bytes]:
+    """One of `ik-llama-cpp-python`: the project writes what its version is by a missing script."""
+    lists = "set(LLAMA_BUILD_NUMBER 0)\n" + CMAKE_LISTS + FORKS_STEP
+    files = {**PROJECT, "CMakeLists.txt": lists, "common/build-info.cpp.in": BUILD_INFO}
+    return _sdist("ik_llama_cpp_python-0.1.5", "vendor/ik_llama.cpp", files)
+
+
+def _sdist(name: str, folder: str, files: Mapping[str, str]) -> dict[str, bytes]:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, text in {**PROJECT, **changed}.items():
-            info = tarfile.TarInfo(f"xllamacpp-{version}/thirdparty/llama.cpp/{name}")
+        for path, text in files.items():
+            info = tarfile.TarInfo(f"{name}/{folder}/{path}")
             info.size = len(text.encode())
             tar.addfile(info, io.BytesIO(text.encode()))
-    return {f"xllamacpp-{version}.tar.gz": packed.getvalue()}
+    return {f"{name}.tar.gz": packed.getvalue()}
 
 
 def script_wheel(package: str, script: str) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from enginehouse.core.native_build import TARGETS
 from enginehouse.edges.leases import MARKER
 from enginehouse.edges.locks import hold
 from tests.integration.houses import House
-from tests.integration.package_index import Index, sdist, serve
+from tests.integration.package_index import Index, forks_sdist, sdist, serve
 
 MISSING = [name for name in ("cmake", "ninja", "cc", "c++") if shutil.which(name) is None]
 needs_tools = pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {', '.join(MISSING)}")
@@ -95,6 +95,23 @@ def test_a_build_is_made_once_and_then_found(house: House, index: Index) -> None
     assert native["path"] == str(folder / "bin" / "llama-server")
     assert native["digest"] == record["digest"]
     assert native["version"] == "b11549"
+
+
+@needs_tools
+def test_the_fork_is_built_from_its_own_package(house: House, index: Index) -> None:
+    """It is an engine of its own, whole although its package has lost a script of its build."""
+    index.files |= forks_sdist()
+    planned = house.run_json("engines", "build", "ik_llama.cpp", "--no-cuda", "--dry-run")
+    assert planned["version"] == "0.1.5"
+    document = house.run_json("engines", "build", "ik_llama.cpp", "--no-cuda")
+    folder, record = Path(document["folder"]), document["build"]
+    assert folder.parent == cache_of(house) / "engines" / "ik_llama.cpp"
+    assert (record["engine"], record["version"]) == ("ik_llama.cpp", "0.1.5")
+    assert record["source"] == "ik_llama_cpp_python-0.1.5.tar.gz"
+    listed = {engine["name"]: engine for engine in house.run_json("engines", "list")["engines"]}
+    (native,) = listed["ik_llama.cpp"]["builds"]
+    assert native["path"] == str(folder / "bin" / "llama-server")
+    assert not [b for b in listed["llama.cpp"]["builds"] if b["kind"] == "native"]
 
 
 @needs_tools

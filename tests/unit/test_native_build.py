@@ -13,7 +13,8 @@ from enginehouse.core.diagnose_verdict import judge
 from enginehouse.core.errors import EngineError, MachineError, UserError
 from enginehouse.core.machine import Gpu, Machine
 from enginehouse.core.native_build import (
-    BASE_FLAGS,
+    IK_LLAMA_CPP,
+    LLAMA_CPP,
     Recipe,
     Toolchain,
     Toolkit,
@@ -76,13 +77,13 @@ def test_flags_follow_from_the_machine(
 ) -> None:
     """CUDA where a GPU of NVIDIA and its toolkit are, for that GPU; no VMM on a Jetson."""
     recipe = choose_recipe(examine(name).machine, toolkit, wants)
-    assert dict(recipe.flags) == {**dict(BASE_FLAGS), **more}
+    assert dict(recipe.flags) == {**dict(LLAMA_CPP.flags), **more}
     assert recipe.has_cuda is bool(more)
 
 
 def test_every_build_is_native_and_whole_in_its_programs() -> None:
     """A build uses all this CPU can, is optimised, needs no library beside it and no network."""
-    assert BASE_FLAGS == (
+    assert LLAMA_CPP.flags == (
         ("CMAKE_BUILD_TYPE", "Release"),
         ("GGML_NATIVE", "ON"),
         ("BUILD_SHARED_LIBS", "OFF"),
@@ -98,6 +99,27 @@ def test_every_build_is_native_and_whole_in_its_programs() -> None:
         "-DCMAKE_BUILD_TYPE=Release",
         "-DGGML_NATIVE=ON",
     )
+
+
+def test_the_fork_is_built_for_the_same_machine_with_flags_of_its_own() -> None:
+    """As native, whole and offline as llama.cpp, with CUDA for the same GPUs."""
+    flags = dict(choose_recipe(MACHINE, None, None, IK_LLAMA_CPP).flags)
+    assert (
+        flags.items()
+        >= {
+            "CMAKE_BUILD_TYPE": "Release",
+            "GGML_NATIVE": "ON",
+            "BUILD_SHARED_LIBS": "OFF",
+            "LLAMA_CURL": "OFF",
+            "LLAMA_SERVER_SSL": "OFF",
+        }.items()
+    )
+    orin = examine("orin-nx-16gb-l4t-36.4.7").machine
+    with_cuda_here = dict(choose_recipe(orin, CUDA_12, None, IK_LLAMA_CPP).flags)
+    assert with_cuda_here == {**flags, **with_cuda("87-real", **TEGRA)}
+    with pytest.raises(UserError) as refused:
+        choose_recipe(MACHINE, None, True, IK_LLAMA_CPP)
+    assert "ik_llama.cpp" in str(refused.value)
 
 
 def test_gpus_of_two_kinds_are_both_built_for() -> None:
@@ -165,19 +187,19 @@ def test_a_build_has_llama_cpps_number(version: str, number: str, name: str) -> 
 def test_a_key_names_all_that_a_build_depends_on() -> None:
     """Another source, flag, compiler, toolkit or CPU is another build; anything else is not."""
     tools = Toolchain("/usr/bin/cmake", (3, 25), "/usr/bin/ninja", "gcc 12", CUDA_12)
-    key = key_of("s" * 64, BASE_FLAGS, tools, MACHINE)
+    key = key_of("s" * 64, LLAMA_CPP.flags, tools, MACHINE)
     others = [
-        key_of("t" * 64, BASE_FLAGS, tools, MACHINE),
-        key_of("s" * 64, BASE_FLAGS[1:], tools, MACHINE),
-        key_of("s" * 64, BASE_FLAGS, replace(tools, compiler="gcc 13"), MACHINE),
-        key_of("s" * 64, BASE_FLAGS, replace(tools, toolkit=CUDA_13), MACHINE),
-        key_of("s" * 64, BASE_FLAGS, tools, replace(MACHINE, cpu_model="another")),
-        key_of("s" * 64, BASE_FLAGS, tools, replace(MACHINE, isa=("avx2", "avx512f"))),
+        key_of("t" * 64, LLAMA_CPP.flags, tools, MACHINE),
+        key_of("s" * 64, LLAMA_CPP.flags[1:], tools, MACHINE),
+        key_of("s" * 64, LLAMA_CPP.flags, replace(tools, compiler="gcc 13"), MACHINE),
+        key_of("s" * 64, LLAMA_CPP.flags, replace(tools, toolkit=CUDA_13), MACHINE),
+        key_of("s" * 64, LLAMA_CPP.flags, tools, replace(MACHINE, cpu_model="another")),
+        key_of("s" * 64, LLAMA_CPP.flags, tools, replace(MACHINE, isa=("avx2", "avx512f"))),
     ]
     assert len({key, *others}) == 7
     busier = replace(MACHINE, memory_available_bytes=1, usable_cores=1)
     moved = replace(tools, cmake="/opt/cmake", cmake_version=(3, 30))
-    assert key_of("s" * 64, BASE_FLAGS, moved, busier) == key
+    assert key_of("s" * 64, LLAMA_CPP.flags, moved, busier) == key
 
 
 @pytest.mark.parametrize(

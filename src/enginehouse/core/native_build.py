@@ -1,7 +1,8 @@
-"""How llama.cpp is built for the machine in front of us: machine → CMake's flags, jobs, space.
+"""How an engine is built for the machine in front of us: machine → CMake's flags, jobs, space.
 
-Options as in llama.cpp b11549 (`CMakeLists.txt`, `ggml/CMakeLists.txt`); its `LLAMA_CURL` is gone,
-a server without HTTPS needs `LLAMA_OPENSSL` off.
+llama.cpp and its fork ik_llama.cpp are. Options as in llama.cpp b11549 (`CMakeLists.txt`,
+`ggml/CMakeLists.txt`); its `LLAMA_CURL` is gone, a server without HTTPS needs `LLAMA_OPENSSL` off.
+The fork's as in the source inside ik-llama-cpp-python 0.1.5.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ from dataclasses import dataclass
 from enginehouse.core.errors import UserError
 from enginehouse.core.machine import Gpu, Machine, digest_of
 
-SOURCE_PACKAGE = "xllamacpp"
-"""The package whose source distribution holds llama.cpp's source."""
-SOURCE_FOLDER = "thirdparty/llama.cpp"
 SERVER = "llama-server"
 TARGETS = (SERVER, "llama-quantize", "llama-bench", "llama-perplexity")
 JOB_BYTES = 3 << 29
 """Memory for one compiler: 1.5 GiB. On x86 with GCC 12 none took more than 616 MiB of it."""
 SOURCE_BYTES = 260 << 20
-"""The source, packed (36 MiB) and unpacked (180 MiB), with room for it to grow."""
+"""The source, packed (36 MiB) and unpacked (180 MiB), with room for it to grow; the fork's is
+smaller."""
 OBJECTS_BYTES, CUDA_OBJECTS_BYTES = 300 << 20, 3 << 30
 """Objects and programs: 118 MiB without CUDA (x86, GCC 12); with CUDA a cautious guess."""
 OLDEST_CMAKE, OLDEST_CMAKE_FOR_CUDA = (3, 14), (3, 18)
@@ -30,20 +29,68 @@ CMAKE_WITH_NATIVE = (3, 24)
 THOR_IN_OLD_CUDA = {"110": "101"}
 """Thor's compute capability is 11.0 since CUDA 13, and was 10.1 before."""
 
-BASE_FLAGS = (
+Flags = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is built: an engine, out of a folder of a package's source distribution.
+
+    `flags` are CMake's for every machine. `files` are text by its path in that folder: what the
+    package left out of it and the build wants.
+    """
+
+    engine: str
+    package: str
+    folder: str
+    flags: Flags
+    files: tuple[tuple[str, str], ...] = ()
+
+
+COMMON_FLAGS = (
     ("CMAKE_BUILD_TYPE", "Release"),
     ("GGML_NATIVE", "ON"),
     ("BUILD_SHARED_LIBS", "OFF"),  # programs that can be moved, and one digest for all that runs
     ("GGML_CCACHE", "OFF"),
     ("LLAMA_BUILD_TESTS", "OFF"),
-    ("LLAMA_BUILD_EXAMPLES", "OFF"),
-    ("LLAMA_BUILD_APP", "OFF"),
-    ("LLAMA_BUILD_UI", "OFF"),
-    ("LLAMA_USE_PREBUILT_UI", "OFF"),  # else the build fetches a web page from a model hub
-    ("LLAMA_OPENSSL", "OFF"),
 )
-
-Flags = tuple[tuple[str, str], ...]
+LLAMA_CPP = Source(
+    "llama.cpp",
+    "xllamacpp",
+    "thirdparty/llama.cpp",
+    (
+        *COMMON_FLAGS,
+        ("LLAMA_BUILD_EXAMPLES", "OFF"),
+        ("LLAMA_BUILD_APP", "OFF"),
+        ("LLAMA_BUILD_UI", "OFF"),
+        ("LLAMA_USE_PREBUILT_UI", "OFF"),  # else the build fetches a web page from a model hub
+        ("LLAMA_OPENSSL", "OFF"),
+    ),
+)
+BUILD_INFO = """set(BUILD_NUMBER 0)
+set(BUILD_COMMIT "unknown")
+set(BUILD_COMPILER "${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}")
+set(BUILD_TARGET "unknown")
+configure_file("common/build-info.cpp.in" "common/build-info.cpp")
+"""
+"""A CMake script that writes what `--version` says: the distribution has lost its own, which asks
+git, and there is no checkout to ask about."""
+IK_LLAMA_CPP = Source(
+    "ik_llama.cpp",
+    "ik-llama-cpp-python",
+    "vendor/ik_llama.cpp",
+    (
+        *COMMON_FLAGS,
+        ("LLAMA_ALL_WARNINGS", "OFF"),  # else 660,000 lines of them with GCC 12
+        ("GGML_ALL_WARNINGS", "OFF"),
+        ("LLAMA_CURL", "OFF"),
+        ("LLAMA_SERVER_SSL", "OFF"),
+        ("GGML_IQK_FA_ALL_QUANTS", "OFF"),  # caches of q6_0 and iq4_nl, for minutes of compiling
+    ),
+    (("common/cmake/build-info-gen-cpp.cmake", BUILD_INFO),),
+)
+SOURCES = {source.engine: source for source in (LLAMA_CPP, IK_LLAMA_CPP)}
+"""All that can be built, by engine."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +131,13 @@ class Recipe:
         return SOURCE_BYTES + (CUDA_OBJECTS_BYTES if self.has_cuda else OBJECTS_BYTES)
 
 
-def choose_recipe(machine: Machine, toolkit: Toolkit | None, wants_cuda: bool | None) -> Recipe:
-    """Return what to build on a machine; with CUDA where it can be, unless the user says.
+def choose_recipe(
+    machine: Machine,
+    toolkit: Toolkit | None,
+    wants_cuda: bool | None,
+    source: Source = LLAMA_CPP,
+) -> Recipe:
+    """Return how to build a source on a machine; with CUDA where it can be, unless the user says.
 
     Raises:
         UserError: `build.no_cuda`, when CUDA is asked for and cannot be had.
@@ -95,19 +147,19 @@ def choose_recipe(machine: Machine, toolkit: Toolkit | None, wants_cuda: bool | 
     if wants_cuda and missing:
         raise UserError(
             "build.no_cuda",
-            f"llama.cpp cannot be built with CUDA here: {missing}",
+            f"{source.engine} cannot be built with CUDA here: {missing}",
             evidence=(f"GPUs: {', '.join(gpu.name for gpu in machine.gpus) or 'none seen'}",),
             remedies=(
                 "install NVIDIA's driver and CUDA toolkit (nvcc); on a Jetson: nvidia-jetpack",
-                "enginehouse engines build llama.cpp --no-cuda",
+                f"enginehouse engines build {source.engine} --no-cuda",
             ),
         )
     if toolkit is None or missing or wants_cuda is False:
         why = "--no-cuda was asked for" if wants_cuda is False else missing
-        return Recipe(BASE_FLAGS, False, f"for this CPU, without CUDA: {why}")
+        return Recipe(source.flags, False, f"for this CPU, without CUDA: {why}")
     architectures = cuda_architectures(gpus, toolkit)
     flags = [
-        *BASE_FLAGS,
+        *source.flags,
         ("GGML_CUDA", "ON"),
         ("CMAKE_CUDA_COMPILER", toolkit.nvcc),
         ("CMAKE_CUDA_ARCHITECTURES", architectures),

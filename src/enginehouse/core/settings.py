@@ -87,7 +87,7 @@ SETTINGS: dict[str, Setting] = {
             "",
             "collector of traces and metrics, e.g. http://127.0.0.1:4318",
         ),
-        Setting("engine.llama_cpp.path", "text", "", "a llama-server to try beside the wheel"),
+        Setting("engine.llama_cpp.path", "text", "", "a llama-server (or ik_llama.cpp's) to try"),
         Setting("engine.vllm.python", "text", "", "the Python of an environment with vLLM"),
         Setting("engine.ollama.path", "text", "", "an ollama program to try"),
         Setting("engine.llama_cpp.image", "text", "", "an image with a llama-server to try"),

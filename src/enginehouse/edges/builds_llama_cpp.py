@@ -1,4 +1,7 @@
-"""Find llama.cpp's builds: the wheel, a `llama-server` on PATH, those that were built here."""
+"""Find llama.cpp's builds: the wheel, a `llama-server` on PATH, those that were built here.
+
+And those of its fork ik_llama.cpp, whose server has the same name and other flags.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,28 @@ from enginehouse.edges.installed import installed
 from enginehouse.edges.machine.cpu import cpu_facts
 from enginehouse.edges.seam import LiveSource, Reader
 
-ENGINE = "llama.cpp"
+ENGINE, FORK = "llama.cpp", "ik_llama.cpp"
 SERVER = "llama-server"
-VERSION_LIMIT_S = 10
+FORKS_FLAG = "--run-time-repack"
+"""A flag that only the fork has."""
+FORK_BELOW = 8000
+"""The fork counts its builds on from b3600; one with a higher number is not asked for its flags."""
+ANSWER_LIMIT_S = 10
 VERSION = re.compile(r"version:\s*(?:(\d+)\s*\((\w+)\)|\S+ \(build (\d+), commit (\w+)\))")
 """As llama-server prints it: `version: 11434 (abc123)`, and `version: 0.6.0 (build 11549, commit
 abc123)` since llama.cpp numbers its releases."""
 
 
 def find(llama_server: str = "") -> tuple[Build, ...]:
-    """Return llama.cpp's builds: the wheel, a program named here or on PATH, native ones.
+    """Return the builds: the wheel, a program named here or on PATH, native ones, the fork's last.
 
     Raises:
         UserError: `engine.not_usable`, when the named program cannot be one.
     """
     single = (find_wheel(), find_binary(llama_server))
-    return (*(build for build in single if build is not None), *find_native())
+    return (
+        *(build for build in single if build is not None), *find_native(), *find_native(FORK)
+    )  # fmt: skip
 
 
 def find_wheel() -> Build | None:
@@ -69,7 +78,7 @@ def find_binary(named: str = "") -> Build | None:
                 f"{named}: no such file, or it may not be executed",
             )
         return None
-    text = _run_version(program)
+    text = _ask(program, "--version")
     version = parse_version(text)
     if version is None:
         if not named:
@@ -79,7 +88,7 @@ def find_binary(named: str = "") -> Build | None:
             f"`{program} --version` printed {text.strip()[:120]!r}",
         )
     return Build(
-        engine=ENGINE,
+        engine=FORK if is_fork(program, version) else ENGINE,
         kind="binary",
         version=version,
         digest=digest_file(Path(program)),
@@ -88,11 +97,18 @@ def find_binary(named: str = "") -> Build | None:
     )
 
 
-def find_native() -> tuple[Build, ...]:
+def is_fork(program: str, version: str) -> bool:
+    """Return whether a `llama-server` that says `version` of itself is ik_llama.cpp's."""
+    number = re.match(r"b(\d+)", version)
+    may_be = number is not None and int(number[1]) < FORK_BELOW
+    return may_be and FORKS_FLAG in _ask(program, "--help")
+
+
+def find_native(engine: str = ENGINE) -> tuple[Build, ...]:
     """Return what was built here for this CPU: the newest with CUDA and the newest without."""
     here = cpu_name()
     newest: dict[bool, Build] = {}
-    for folder, record in installed(ENGINE):
+    for folder, record in installed(engine):
         if record.kind == "native" and record.cpu == here:
             has_cuda = any(flag.startswith("-DGGML_CUDA=ON") for flag in record.flags)
             digest = digest_file(folder / record.path)
@@ -120,7 +136,7 @@ def cpu_name() -> str:
 
 def read_build_version(program: str) -> str | None:
     """Return what a `llama-server` says of its version, None when it does not say one."""
-    return parse_version(_run_version(program))
+    return parse_version(_ask(program, "--version"))
 
 
 def parse_version(text: str) -> str | None:
@@ -144,12 +160,12 @@ def _not_usable(what: str, evidence: str) -> UserError:
     )
 
 
-def _run_version(program: str) -> str:
+def _ask(program: str, flag: str) -> str:
     try:
         done = subprocess.run(
-            [program, "--version"],
+            [program, flag],
             capture_output=True,
-            timeout=VERSION_LIMIT_S,
+            timeout=ANSWER_LIMIT_S,
             check=False,
             stdin=subprocess.DEVNULL,
         )

@@ -1,8 +1,8 @@
-"""Build llama.cpp natively: source from the package index, CMake, ninja, kept by what it is of.
+"""Build an engine natively: source from the package index, CMake, ninja, kept by what it is of.
 
-<cache>/sources/xllamacpp-<version>.tar.gz       the source as it was fetched
-<cache>/build/llama.cpp/<version>-<key>/         source, objects and log of an unfinished build
-<cache>/engines/llama.cpp/<version>-<key>/       the finished one: bin/, build.json, build.log
+<cache>/sources/<package>-<version>.tar.gz    the source as it was fetched
+<cache>/build/<engine>/<version>-<key>/       source, objects and log of an unfinished build
+<cache>/engines/<engine>/<version>-<key>/     the finished one: bin/, build.json, build.log
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from enginehouse.core.diagnose_verdict import judge
 from enginehouse.core.errors import EngineError, EnginehouseError, MachineError
 from enginehouse.core.machine import Machine
 from enginehouse.core.native_build import (
+    LLAMA_CPP,
     SERVER,
-    SOURCE_FOLDER,
-    SOURCE_PACKAGE,
     TARGETS,
     Recipe,
+    Source,
     Toolchain,
     build_number,
     choose_jobs,
@@ -34,7 +34,7 @@ from enginehouse.core.native_build import (
     read_step,
 )
 from enginehouse.core.package_index import Sdist, pick_sdist
-from enginehouse.edges.builds_llama_cpp import ENGINE, cpu_name, read_build_version
+from enginehouse.edges.builds_llama_cpp import cpu_name, read_build_version
 from enginehouse.edges.digests import hash_file
 from enginehouse.edges.fetch_sdist import PackageIndex, fetch_sdist, kept_sdists
 from enginehouse.edges.installed import Installed, read_record, write_record
@@ -76,6 +76,7 @@ class Built:
 class NativeBuild:
     """One build, ready to be made or to go on."""
 
+    source: Source
     recipe: Recipe
     toolchain: Toolchain
     sdist: Sdist
@@ -93,12 +94,12 @@ class NativeBuild:
     @property
     def target(self) -> Path:
         """The folder of the finished build."""
-        return self.cache / "engines" / ENGINE / f"{self.version}-{self.key}"
+        return self.cache / "engines" / self.source.engine / f"{self.version}-{self.key}"
 
     @property
     def work(self) -> Path:
         """The folder of the unfinished one."""
-        return self.cache / "build" / ENGINE / f"{self.version}-{self.key}"
+        return self.cache / "build" / self.source.engine / f"{self.version}-{self.key}"
 
     def make(self, index: PackageIndex) -> Built:
         """Build it, going on with what an interrupted build left, unless it is there already.
@@ -110,7 +111,7 @@ class NativeBuild:
         if record := read_record(self.target):
             return Built(self.target, record, self.recipe.why, False)
         lock = self.work.with_name(f"{self.work.name}.lock")
-        with hold(lock, f"the build of {ENGINE} {self.version}"):
+        with hold(lock, f"the build of {self.source.engine} {self.version}"):
             if record := read_record(self.target):
                 return Built(self.target, record, self.recipe.why, False)
             self.work.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ class NativeBuild:
         if free < needed:
             raise MachineError(
                 "disk.full",
-                f"there is no room to build {ENGINE}",
+                f"there is no room to build {self.source.engine}",
                 evidence=(
                     f"{needed >> 20} MiB are needed, {free >> 20} MiB are free: {self.work}",
                 ),
@@ -137,11 +138,15 @@ class NativeBuild:
             )
 
     def _prepare_source(self, index: PackageIndex) -> None:
-        if (self.work / "source").exists():
-            return
-        archive = fetch_source(self.sdist, self.cache, index, self.progress)
-        self.progress.begin(f"unpacking {archive.name}", None)
-        unpack_part(archive, SOURCE_FOLDER, self.work / "source")
+        if not (self.work / "source").exists():
+            archive = fetch_source(self.sdist, self.cache, index, self.progress)
+            self.progress.begin(f"unpacking {archive.name}", None)
+            unpack_part(archive, self.source.folder, self.work / "source")
+        for name, text in self.source.files:
+            path = self.work / "source" / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
 
     def _set_old_log_aside(self) -> None:
         """Keep an interrupted or failed build's log apart, so that it explains nothing of this."""
@@ -159,7 +164,7 @@ class NativeBuild:
         )  # fmt: skip
         self._run(configure, "configuring the build")
         ninja = (self.toolchain.ninja, "-C", str(objects), f"-j{self.jobs}", *TARGETS)
-        self._run(ninja, f"building {ENGINE} {self.version}")
+        self._run(ninja, f"building {self.source.engine} {self.version}")
 
     def _run(self, argv: tuple[str, ...], label: str) -> None:
         is_started = False
@@ -207,12 +212,12 @@ class NativeBuild:
         if said is None:
             raise EngineError(
                 "build.does_not_start",
-                f"the {ENGINE} that was built does not start",
+                f"the {self.source.engine} that was built does not start",
                 evidence=(f"{SERVER} --version did not say its version", str(self.work / LOG)),
-                remedies=("build it again: enginehouse engines build llama.cpp",),
+                remedies=(f"build it again: enginehouse engines build {self.source.engine}",),
             )
         record = Installed(
-            engine=ENGINE,
+            engine=self.source.engine,
             kind="native",
             version=self.version,
             digest=hash_file(draft / "bin" / SERVER),
@@ -239,7 +244,12 @@ def _words(toolchain: Toolchain) -> tuple[str, ...]:
 
 
 def prepare(
-    machine: Machine, wanted: Wanted, cache: Path, index: PackageIndex, progress: Progress
+    machine: Machine,
+    wanted: Wanted,
+    cache: Path,
+    index: PackageIndex,
+    progress: Progress,
+    source: Source = LLAMA_CPP,
 ) -> NativeBuild:
     """Look at what there is to build with and from; nothing is fetched yet but CMake, at need.
 
@@ -249,15 +259,16 @@ def prepare(
     """
     compiler = find_compiler()
     toolkit = None if wanted.cuda is False else find_toolkit()
-    recipe = choose_recipe(machine, toolkit, wanted.cuda)
+    recipe = choose_recipe(machine, toolkit, wanted.cuda, source)
     tools = find_tools(oldest_cmake(recipe), cache, progress)
     used = toolkit if recipe.has_cuda else None
     toolchain = replace(tools, compiler=compiler, toolkit=used)
-    sdist = find_source(wanted.version, cache, index)
+    sdist = find_source(wanted.version, cache, index, source.package)
     if not sdist.sha256:
         archive = fetch_source(sdist, cache, index, progress)
         sdist = replace(sdist, sha256=hash_file(archive))
     return NativeBuild(
+        source=source,
         recipe=recipe,
         toolchain=toolchain,
         sdist=sdist,
@@ -269,12 +280,14 @@ def prepare(
     )
 
 
-def find_source(version: str, cache: Path, index: PackageIndex) -> Sdist:
+def find_source(
+    version: str, cache: Path, index: PackageIndex, package: str = LLAMA_CPP.package
+) -> Sdist:
     """Return the source to build: the index's newest, or without network the newest kept one."""
     try:
-        return index.find(SOURCE_PACKAGE, version)
+        return index.find(package, version)
     except MachineError:
-        kept = pick_sdist(kept_sdists(cache / SOURCES, SOURCE_PACKAGE), version)
+        kept = pick_sdist(kept_sdists(cache / SOURCES, package), version)
         if kept is None:
             raise
         return kept

@@ -89,6 +89,7 @@ class LlamaCpp:
     tokens_api: str = "llama-server"
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
+    no_page: tuple[str, ...] = ("--no-webui",)
 
     def argv(self, launch: Launch) -> tuple[str, ...]:
         """Build the whole argv, in `llama-server`'s own spelling."""
@@ -116,8 +117,7 @@ class LlamaCpp:
         kv_type = candidate.get("kv_type")
         if kv_type is not None:
             argv += ["--cache-type-k", str(kv_type), "--cache-type-v", str(kv_type)]
-        argv += _load_flags(launch.build, candidate)
-        argv += [flag for (name, on), flag in SWITCHES.items() if candidate.get(name) == on]
+        argv += self.load_flags(launch.build, candidate)
         argv += ["--cache-ram", str(_integer(candidate, "prompt_cache_mib", 0))]
         if self.shared_slots(candidate):
             argv += ["--slot-save-path", launch.scratch]
@@ -125,8 +125,13 @@ class LlamaCpp:
             argv += ["--fit", "off"]
         if launch.model.can_embed:
             argv += ["--embedding"]
-        argv += ["--metrics", "--no-webui"]
+        argv += ["--metrics", *self.no_page]
         return without_flags(argv, str(candidate.get("leave_out") or "").split())
+
+    def load_flags(self, build: Build, candidate: Candidate) -> list[str]:
+        """Return how the weights and the chat template are read, in the build's own words."""
+        switches = [flag for (name, on), flag in SWITCHES.items() if candidate.get(name) == on]
+        return [*_load_flags(build, candidate), *switches]
 
     def env(self, launch: Launch) -> tuple[tuple[str, str], ...]:
         """Add what is no flag: how the C library takes memory."""
@@ -140,7 +145,7 @@ class LlamaCpp:
     def refuse(self, model: Model, machine: Machine) -> Refusal | None:
         """Refuse what is not GGUF, and weights that cannot fit into the available memory."""
         if model.format != "gguf":
-            return Refusal("format.unsupported", f"llama.cpp reads GGUF, not {model.format}")
+            return Refusal("format.unsupported", f"{self.name} reads GGUF, not {model.format}")
         if model.weight_bytes > machine.memory_available_bytes:
             return Refusal(
                 "memory.host.insufficient",
@@ -239,8 +244,8 @@ def _slots_levers(workload: Workload, machine: Machine) -> list[Lever]:
     Without flash attention too, since on a CPU with AVX2 long contexts decode faster so, and slower
     with AVX-512 (docs/lab-log.md); with it where that brings nothing.
     """
-    counts = [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
-    if workload.shared_prefix_tokens < 256:
+    counts = slot_counts(workload)
+    if not has_shared_prefix(workload):
         why = "several requests share one read of the weights"
         return [lever("slots", counts[:1], why, counts[1:])]
     shared = [settings_of({"slots": count, "prefix_sharing": "on"}) for count in counts]
@@ -248,6 +253,16 @@ def _slots_levers(workload: Workload, machine: Machine) -> list[Lever]:
     why = "several requests share one read, and one prefix"
     flash = Lever(tuple(shared[:1]), why, tuple(shared[1:]))
     return [flash] if AVX512 in machine.isa else [Lever((plain,), why), flash]
+
+
+def slot_counts(workload: Workload) -> list[int]:
+    """Return the numbers of slots worth trying for several streams, the likeliest first."""
+    return [n for n in (workload.streams, workload.streams // 2, workload.streams // 4) if n > 1]
+
+
+def has_shared_prefix(workload: Workload) -> bool:
+    """Return whether requests share a prefix that is long enough to be worth copying."""
+    return workload.shared_prefix_tokens >= 256
 
 
 def _bf16_lever() -> Lever:

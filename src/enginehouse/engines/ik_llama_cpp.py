@@ -1,0 +1,105 @@
+"""ik_llama.cpp: the fork of llama.cpp whose CPU kernels are faster, with its own `llama-server`.
+
+Flags as in the source inside ik-llama-cpp-python 0.1.5 (`common/common.cpp`). It is llama.cpp's
+descriptor but for what the fork does otherwise: it listens on a port only, reads chat templates
+only when told so, has no `--load-mode`, repacks weights at the start when asked, answers one choice
+a request, and computes several slots wrongly with flash attention (`refuse_settings`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enginehouse.core.candidate import Build, Candidate, settings_of
+from enginehouse.core.engine import Lever, Refusal, Tunable, lever
+from enginehouse.core.machine import Machine
+from enginehouse.core.model import Model
+from enginehouse.core.workload import Workload
+from enginehouse.engines.llama_cpp import TUNABLES, LlamaCpp, has_shared_prefix, slot_counts
+
+REPACK = Tunable(
+    "repack",
+    "lay the weights out for this processor's vector units at the start",
+    "--run-time-repack",
+    values=("on", "off"),
+)
+
+OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
+OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
+"""Which of llama.cpp's levers hold here too, by what they set."""
+
+
+@dataclass(frozen=True)
+class IkLlamaCpp(LlamaCpp):
+    """The fork's server."""
+
+    name: str = "ik_llama.cpp"
+    unix_socket: bool = False
+    tunables: tuple[Tunable, ...] = (*TUNABLES, REPACK)
+    no_page: tuple[str, ...] = ("--webui", "none")
+
+    def load_flags(self, build: Build, candidate: Candidate) -> list[str]:
+        """Return how the weights and the chat template are read; without `--jinja` few are."""
+        wanted = {
+            "--no-mmap": candidate.get("mmap") == "off",
+            "--mlock": candidate.get("mlock") == "on",
+            "--run-time-repack": candidate.get("repack") == "on",
+            "--jinja": candidate.get("jinja") != "off",
+        }
+        return [flag for flag, is_wanted in wanted.items() if is_wanted]
+
+    def refuse_settings(self, candidate: Candidate) -> Refusal | None:
+        """Refuse several slots with flash attention: they are computed with one another's mask.
+
+        The server then ends with `GGML_ASSERT(S > 0) failed` in iqk_fa_templates.h, or answers
+        wrongly (ik_llama.cpp's issues 1655 and 1910; mended by its pull request 1880, of June 2026,
+        which no version of ik-llama-cpp-python has yet). Seen with 0.1.5 at the second request.
+        """
+        if int(candidate.get("slots") or 1) > 1 and candidate.get("flash_attention") != "off":
+            return Refusal(
+                "config.incompatible_flags",
+                "flash attention mixes up the slots of this engine",
+                ("flash-attention-off",),
+            )
+        return super().refuse_settings(candidate)
+
+    def most_choices(self, candidate: Candidate) -> int:
+        """One: its server refuses `n`."""
+        return 1
+
+    def levers(self, machine: Machine, model: Model, workload: Workload) -> tuple[Lever, ...]:
+        """Return slots in plain attention, repacking, and llama.cpp's steps that hold here too.
+
+        With several slots attention is plain and so caches are not quantized. Attention on bfloat16
+        is llama.cpp's way around a fused one that is slow: this one is fast.
+        """
+        why = "weights laid out for this processor's vector units"
+        kept = OF_LLAMA_CPP if workload.streams > 1 else (*OF_LLAMA_CPP, *OF_ONE_SLOT)
+        return (
+            *_slots_levers(workload),
+            lever("repack", ("on",), why),
+            *(
+                one
+                for one in super().levers(machine, model, workload)
+                if any(_sets(one) <= names for names in kept)
+            ),
+        )
+
+
+def _slots_levers(workload: Workload) -> list[Lever]:
+    """Slots, with prefix sharing where requests share a prefix."""
+    if workload.streams <= 1:
+        return []
+    shared = {"prefix_sharing": "on"} if has_shared_prefix(workload) else {}
+    steps = [
+        settings_of({"slots": count, "flash_attention": "off", **shared})
+        for count in slot_counts(workload)
+    ]
+    return [Lever(tuple(steps[:1]), "several requests share one read", tuple(steps[1:]))]
+
+
+def _sets(one: Lever) -> set[str]:
+    return {name for step in (*one.steps, *one.more, *one.spare) for name, _ in step}
+
+
+ENGINE = IkLlamaCpp()
