@@ -53,7 +53,10 @@ class FakeModel:
             text = self.drafted or " " + " ".join(self.following(body["prompt"], 20))
             return web.json_response({"choices": [{"text": text, "finish_reason": "length"}]})
         word = " " + self.following(body["prompt"], 1)[0]
-        pairs = [(word, math.log(self.certainty)), (" else", math.log(1 - self.certainty - 0.01))]
+        likely = {word: self.certainty, " else": 1 - self.certainty - 0.01}
+        told = dict(list(likely.items())[: body["logprobs"]])
+        whole = 2 - sum(told.values()) if self.form == "doubled" else 1.0
+        pairs = [(token, math.log(p / whole)) for token, p in told.items()]
         return web.json_response({"choices": [{"text": word, "logprobs": self.told(pairs)}]})
 
     def told(self, pairs: Sequence[tuple[str, float | None]]) -> Any:
@@ -120,12 +123,25 @@ async def test_both_forms_of_log_probabilities_are_read(serve: Serve, form: str)
     assert compare(trace, trace, QualityLimits()).kl_mean == 0
 
 
+async def test_a_tail_that_is_counted_twice_is_counted_once(serve: Serve) -> None:
+    """The exam hears from an engine that adds the untold tokens up twice what others say."""
+    traces = []
+    for form in ("llama", "doubled"):
+        async with serve(FakeModel(form)) as endpoint:
+            traces.append(await measure_quality(Examined(endpoint, "m"), EXAM))
+    for (_, honest), (_, mended) in zip(*(t.positions for t in traces), strict=True):
+        assert [token for token, _ in honest.tokens] == [token for token, _ in mended.tokens]
+        assert [lp for _, lp in mended.tokens] == pytest.approx([lp for _, lp in honest.tokens])
+
+
 async def test_each_request_extends_the_last_and_asks_for_one_token(serve: Serve) -> None:
     """So a prefix cache serves all but the last word; nothing is sampled."""
     model = FakeModel()
     async with serve(model) as endpoint:
         await measure_quality(Examined(endpoint, "m"), EXAM)
-    bodies = [body for body in model.bodies if "prompt" in body][1:]
+    asked = [body for body in model.bodies if "prompt" in body]
+    assert [body["logprobs"] for body in asked[:2]] == [TOP_TOKENS, 1]  # how it counts
+    bodies = asked[2:]
     assert all((b["max_tokens"], b["temperature"], b["logprobs"]) == (1, 0, TOP_TOKENS)
                for b in bodies)  # fmt: skip
     for earlier, later in itertools.pairwise(bodies[:10]):

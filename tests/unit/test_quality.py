@@ -21,10 +21,12 @@ from enginehouse.core.quality import (
     check_draft,
     compare,
     divergence,
+    doubles_tail,
     gap_of,
     is_unfaithful,
     longest_loop,
     repeated_share,
+    single_tail,
     wilson_interval,
     word_ends,
 )
@@ -103,6 +105,34 @@ def test_intervals_hold_what_they_should() -> None:
     assert 4.0 < low < 4.5 < high < 5.0
     assert bootstrap_interval(values) == (low, high)
     assert bootstrap_interval([]) == (0.0, 0.0)
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=3, max_size=40), st.integers(2, 20))
+def test_a_tail_that_is_counted_twice_is_told_and_mended(weights: list[float], told: int) -> None:
+    """What an engine tells with a doubled tail becomes what it would have told, to the digit."""
+    whole = sum(weights)
+    likely = sorted((weight / whole for weight in weights), reverse=True)
+
+    def says(count: int, is_doubled: bool) -> Position:
+        head = likely[:count]
+        total = 2 - sum(head) if is_doubled else 1.0
+        return Position(tuple((str(n), math.log(p / total)) for n, p in enumerate(head)))
+
+    assert not doubles_tail(says(told, False), says(1, False))
+    if math.log((2 - likely[0]) / (2 - sum(likely[:told]))) > 0.11:
+        assert doubles_tail(says(told, True), says(1, True))
+    for (_, mended), (_, honest) in zip(
+        single_tail(says(told, True)).tokens, says(told, False).tokens, strict=True
+    ):
+        assert mended == pytest.approx(honest)
+
+
+def test_what_shows_no_tail_says_nothing_of_it() -> None:
+    """A sure token, no token, or another first one."""
+    sure = Position((("a", -1e-9),))
+    assert doubles_tail(sure, sure) is None
+    assert doubles_tail(Position(()), sure) is None
+    assert doubles_tail(Position((("b", -0.7), ("c", -1.2))), Position((("a", -0.9),))) is None
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ RESAMPLES = 500
 CONFIDENCE = 0.95
 LEAST_PROBABILITY = 1e-9
 ROUNDING = 1e-12
+TAIL_SHOWS = 0.1
+"""A tail that is counted twice is told from one that is not where it makes so many nat."""
 NGRAM = 3
 _WORD = re.compile(r"\w{1,12}|[^\w\s]")
 """A word or a sign; long words are cut, so that a text of one letter is seen to loop."""
@@ -39,6 +41,30 @@ class Position:
     def best(self) -> str:
         """The most likely token."""
         return self.tokens[0][0] if self.tokens else ""
+
+
+def doubles_tail(many: Position, one: Position) -> bool | None:
+    """Tell whether an engine counts what it does not tell twice, None where these cannot show it.
+
+    Both are of the same place, `many` of several tokens and `one` of the first alone. ik_llama.cpp
+    adds the tokens below the told ones to its sum a second time, so that the fewer are asked for
+    the less likely each seems: every logarithm lacks log(2 - the told tokens' share).
+    """
+    if not many.tokens or not one.tokens or many.best != one.best:
+        return None
+    likely = math.exp(single_tail(many).tokens[0][1])
+    lacking = -math.log(2 - likely) - (many.tokens[0][1] - math.log(likely))
+    seen = one.tokens[0][1] - many.tokens[0][1]
+    if lacking > -TAIL_SHOWS:
+        return None
+    return abs(seen - lacking) < abs(seen)
+
+
+def single_tail(position: Position) -> Position:
+    """Return what an engine would tell that counts its tail once, of one that counts it twice."""
+    told = sum(math.exp(logprob) for _, logprob in position.tokens)
+    lacking = math.log(2 / (1 + told))
+    return Position(tuple((token, logprob + lacking) for token, logprob in position.tokens))
 
 
 @dataclass(frozen=True)

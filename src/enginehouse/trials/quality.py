@@ -27,6 +27,8 @@ from enginehouse.core.quality import (
     Position,
     QualityTrace,
     check_draft,
+    doubles_tail,
+    single_tail,
     word_ends,
 )
 from enginehouse.edges.http import open_session
@@ -38,6 +40,8 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
 ANSWER_TOKENS = 96
 DRAFTED_TOKENS = 96
+TAIL_PLACES = 8
+"""Places that are looked at for how an engine counts the tokens that it does not tell."""
 
 
 class QualityError(Exception):
@@ -116,28 +120,40 @@ class _Desk:
     def __init__(self, session: aiohttp.ClientSession, examined: Examined) -> None:
         self._session = session
         self._model = examined.model
+        self._doubles_tail = False
 
     async def can_tell(self, text: str) -> str:
-        """Say why the endpoint tells no log-probabilities, "" when it does."""
-        end = word_ends(text, 1)[0]
-        try:
-            position = await self.position(text[:end])
-        except QualityError as problem:
-            return str(problem)
-        return "" if position.tokens else "the engine's answers hold no logprobs"
+        """Say why the endpoint tells no log-probabilities, "" when it does.
+
+        And learn whether it counts what it does not tell twice, at the first places that show it.
+        """
+        for end in word_ends(text, TAIL_PLACES):
+            try:
+                position = await self.position(text[:end])
+                first = await self.position(text[:end], tokens=1)
+            except QualityError as problem:
+                return str(problem)
+            if not position.tokens:
+                return "the engine's answers hold no logprobs"
+            doubles = doubles_tail(position, first)
+            if doubles is not None:
+                self._doubles_tail = doubles
+                break
+        return ""
 
     async def walk(self, exam: ExamText, places: int) -> list[tuple[str, Position]]:
         """Return what is likely at each place of one text."""
         ends = word_ends(exam.text, places)
         return [(f"{exam.domain}/{end}", await self.position(exam.text[:end])) for end in ends]
 
-    async def position(self, prompt: str) -> Position:
+    async def position(self, prompt: str, tokens: int = TOP_TOKENS) -> Position:
         """Return the most likely tokens behind a text."""
         body = {
             "model": self._model, "prompt": prompt, "max_tokens": 1, "temperature": 0,
-            "logprobs": TOP_TOKENS,
+            "logprobs": tokens,
         }  # fmt: skip
-        return parse_position(await self._post(COMPLETIONS, body))
+        position = parse_position(await self._post(COMPLETIONS, body))
+        return single_tail(position) if self._doubles_tail else position
 
     async def answer(self, question: str) -> Answer:
         """Return a greedy answer to a question."""
@@ -212,6 +228,9 @@ def parse_answer(answer: Any) -> Answer:
         choice = answer["choices"][0]
         message = choice.get("message") or {}
         text = choice.get("text") or message.get("content") or message.get("reasoning_content")
-        return Answer(str(text or ""), choice.get("finish_reason") == "stop")
+        has_stopped = choice.get("finish_reason") == "stop"
+        if (answer.get("usage") or {}).get("completion_tokens", 0) >= ANSWER_TOKENS:
+            has_stopped = False  # ik_llama.cpp says "stop" of every answer
+        return Answer(str(text or ""), has_stopped)
     except (KeyError, IndexError, TypeError, AttributeError) as problem:
         raise QualityError(f"an answer without choices: {problem}") from problem
