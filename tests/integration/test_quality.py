@@ -123,6 +123,17 @@ async def test_both_forms_of_log_probabilities_are_read(serve: Serve, form: str)
     assert compare(trace, trace, QualityLimits()).kl_mean == 0
 
 
+async def test_an_engines_own_fields_go_with_what_is_likely_only(serve: Serve) -> None:
+    """They are for the walk through the texts: answers and drafts are asked for as by users."""
+    model = FakeModel()
+    async with serve(model) as endpoint:
+        fields = {"grammar": "a sign"}
+        await measure_quality(Examined(endpoint, "m", drafts=True, fields=fields), EXAM)
+    walks = [body for body in model.bodies if "logprobs" in body]
+    assert walks
+    assert all(("grammar" in body) is (body in walks) for body in model.bodies)
+
+
 async def test_a_tail_that_is_counted_twice_is_counted_once(serve: Serve) -> None:
     """The exam hears from an engine that adds the untold tokens up twice what others say."""
     traces = []

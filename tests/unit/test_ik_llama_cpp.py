@@ -11,6 +11,7 @@ from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.machine import Machine
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.ik_llama_cpp import ENGINE
+from enginehouse.knowledge.exam import load_exam
 from tests.unit.values import MACHINE, MODEL
 
 BUILD = Build("ik_llama.cpp", "native", "0.1.5", "c" * 64, ("/ik/llama-server",), "/ik")
@@ -88,3 +89,10 @@ def test_nothing_is_proposed_that_is_refused(machine: Machine, name: str) -> Non
 def test_a_request_has_one_choice() -> None:
     """Its server refuses `n`, however many slots it has."""
     assert ENGINE.most_choices(candidate(slots=8, flash_attention="off")) == 1
+
+
+def test_its_exam_is_answered_with_what_no_text_goes_on_with() -> None:
+    """Else its prompt cache would lose a token where the answer is the text that follows."""
+    sign = ENGINE.quirks.exam_fields["grammar"].split('"')[1]
+    assert len(sign) == 1
+    assert not any(sign in text.text for text in load_exam().texts)

@@ -7,7 +7,7 @@ says how to ask that process whether it is ready, and predicts memory. It starts
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from enginehouse.core.candidate import Build, Candidate, Setting, Settings
@@ -106,6 +106,19 @@ class Call:
     file: str = ""
 
 
+@dataclass(frozen=True)
+class Quirks:
+    """What an engine's server does otherwise than all others, for who asks it.
+
+    `exam_fields` go with each request for what is likely next. `tells_length` is false where an
+    answer that its limit cut off ends with the reason `stop`.
+    """
+
+    exam_fields: Mapping[str, str] = field(default_factory=dict)
+    tells_length: bool = True
+
+
+NO_QUIRKS = Quirks()
 PROVEN, UNPROVEN = "proven", "unproven"
 
 
@@ -155,6 +168,10 @@ class Engine(Protocol):
     @property
     def tokens_api(self) -> str:
         """Whose `/tokenize` and `/detokenize` it has: llama-server, vllm, or "" for none."""
+
+    @property
+    def quirks(self) -> Quirks:
+        """What its server does otherwise than all others."""
 
     @property
     def tunables(self) -> tuple[Tunable, ...]:

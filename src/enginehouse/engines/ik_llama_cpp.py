@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
-from enginehouse.core.engine import Lever, Refusal, Tunable, lever
+from enginehouse.core.engine import Lever, Quirks, Refusal, Tunable, lever
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.workload import Workload
@@ -24,6 +24,11 @@ REPACK = Tunable(
     values=("on", "off"),
 )
 
+QUIRKS = Quirks({"grammar": 'root ::= "~"'}, tells_length=False)
+"""A prompt that is all in the cache, but in other tokens (a token that was answered, then the same
+text as prompt), loses its last one before it is computed, and the next token is another's. So what
+the exam is answered is a sign that no prompt goes on with; likelihoods are told without regard to
+the grammar. And `finish_reason` is "stop" for every answer (`res->stop = true; // to do`)."""
 OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
 OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
 """Which of llama.cpp's levers hold here too, by what they set."""
@@ -36,6 +41,7 @@ class IkLlamaCpp(LlamaCpp):
     name: str = "ik_llama.cpp"
     unix_socket: bool = False
     tunables: tuple[Tunable, ...] = (*TUNABLES, REPACK)
+    quirks: Quirks = QUIRKS
     no_page: tuple[str, ...] = ("--webui", "none")
 
     def load_flags(self, build: Build, candidate: Candidate) -> list[str]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
 from enginehouse.core.engine import (
+    NO_QUIRKS,
     PROVEN,
     Call,
     Launch,
     Lever,
+    Quirks,
     Refusal,
     Tunable,
     lever,
@@ -87,6 +89,7 @@ class LlamaCpp:
     stop_signal: str = "SIGTERM"
     request_names: Mapping[str, str] = field(default_factory=dict)
     tokens_api: str = "llama-server"
+    quirks: Quirks = NO_QUIRKS
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
     no_page: tuple[str, ...] = ("--no-webui",)

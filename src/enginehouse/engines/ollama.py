@@ -21,7 +21,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
-from enginehouse.core.engine import UNPROVEN, Call, Launch, Lever, Refusal, Tunable, lever
+from enginehouse.core.engine import (
+    NO_QUIRKS,
+    UNPROVEN,
+    Call,
+    Launch,
+    Lever,
+    Quirks,
+    Refusal,
+    Tunable,
+    lever,
+)
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range, exactly
 from enginehouse.core.estimate_llama import LlamaSettings, estimate_llama
 from enginehouse.core.machine import Machine
@@ -85,6 +95,7 @@ class Ollama:
     stop_signal: str = "SIGTERM"
     request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
     tokens_api: str = ""
+    quirks: Quirks = NO_QUIRKS
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/api/version"
 

@@ -19,7 +19,17 @@ from dataclasses import dataclass, field
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.conditions import parts_of
-from enginehouse.core.engine import UNPROVEN, Call, Launch, Lever, Refusal, Tunable, lever
+from enginehouse.core.engine import (
+    NO_QUIRKS,
+    UNPROVEN,
+    Call,
+    Launch,
+    Lever,
+    Quirks,
+    Refusal,
+    Tunable,
+    lever,
+)
 from enginehouse.core.estimate import MemoryEstimate, MemoryPart, Range, exactly, within
 from enginehouse.core.estimate_vllm import (
     CUDA_CONTEXT_BYTES,
@@ -79,6 +89,7 @@ class TensorRtEdgeLlm:
     stop_signal: str = "SIGTERM"
     request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
     tokens_api: str = ""
+    quirks: Quirks = NO_QUIRKS
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health/ready"
 

@@ -14,10 +14,12 @@ from pathlib import PurePosixPath
 
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
 from enginehouse.core.engine import (
+    NO_QUIRKS,
     PROVEN,
     Call,
     Launch,
     Lever,
+    Quirks,
     Refusal,
     Tunable,
     lever,
@@ -164,6 +166,7 @@ class Vllm:
     stop_signal: str = "SIGTERM"
     request_names: Mapping[str, str] = field(default_factory=lambda: REQUEST_NAMES)
     tokens_api: str = "vllm"
+    quirks: Quirks = NO_QUIRKS
     tunables: tuple[Tunable, ...] = TUNABLES
     ready_path: str = "/health"
 

@@ -289,7 +289,10 @@ class Attempt:
         """Put the exam and keep what the endpoint said, for a comparison with the reference."""
         slots = int(candidate.get("slots") or candidate.get("max_num_seqs") or 1)
         drafts = candidate.get("speculation") not in (None, "none")
-        examined = Examined(self.endpoint, self.bench.model.name, min(slots, 4), drafts)
+        examined = Examined(
+            self.endpoint, self.bench.model.name, min(slots, 4), drafts,
+            self.engine.quirks.exam_fields,
+        )  # fmt: skip
         try:
             self.ratio.traces[candidate.id] = await measure_quality(examined)
         except QualityError as problem:

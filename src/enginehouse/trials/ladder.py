@@ -59,6 +59,9 @@ class Ladder:
         say) shows under the load, and not in one short answer.
         """
         hunt, build, was_compared = self._hunt, first, False
+        minimal = hunt.lab.minimal(first)
+        if hunt.best() == minimal:
+            await hunt.judge_weights(minimal)
         while self.may_win(first.engine) and self._has_time(first.engine):
             place, minimal = hunt.lab.place(build), hunt.lab.minimal(build)
             proposal = propose(place, minimal, self._known_of(build))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -54,12 +54,16 @@ class BrokenLogitsError(Exception):
 
 @dataclass(frozen=True)
 class Examined:
-    """The endpoint that is examined: the model's name there, and how many it serves at once."""
+    """The endpoint that is examined: the model's name there, and how many it serves at once.
+
+    `fields` go with each request for what is likely next (`core.engine.Quirks`).
+    """
 
     endpoint: Endpoint
     model: str
     streams: int = 1
     drafts: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 async def measure_quality(examined: Examined, exam: Exam | None = None) -> QualityTrace:
@@ -120,6 +124,7 @@ class _Desk:
     def __init__(self, session: aiohttp.ClientSession, examined: Examined) -> None:
         self._session = session
         self._model = examined.model
+        self._fields = examined.fields
         self._doubles_tail = False
 
     async def can_tell(self, text: str) -> str:
@@ -150,7 +155,7 @@ class _Desk:
         """Return the most likely tokens behind a text."""
         body = {
             "model": self._model, "prompt": prompt, "max_tokens": 1, "temperature": 0,
-            "logprobs": tokens,
+            "logprobs": tokens, **self._fields,
         }  # fmt: skip
         position = parse_position(await self._post(COMPLETIONS, body))
         return single_tail(position) if self._doubles_tail else position
