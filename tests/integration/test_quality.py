@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ class FakeModel:
     """A model that always goes on with WORDS, in a chosen wire form.
 
     `certainty` is the probability of the right word; `drafted` is what it writes when it may write
-    more than one token, as speculation would.
+    more than one token, as speculation would. With `misreads_whole` it understands nothing of a
+    prompt of which it has computed all but a few words for the first time.
     """
 
     form: str = "llama"
     certainty: float = 0.6
     drafted: str = ""
+    misreads_whole: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     busy: int = 0
     most_busy: int = 0
@@ -54,10 +56,18 @@ class FakeModel:
             return web.json_response({"choices": [{"text": text, "finish_reason": "length"}]})
         word = " " + self.following(body["prompt"], 1)[0]
         likely = {word: self.certainty, " else": 1 - self.certainty - 0.01}
+        if self.misreads_whole and self.is_new(body["prompt"]):
+            likely = {" else": 0.5, word: 0.3}
         told = dict(list(likely.items())[: body["logprobs"]])
         whole = 2 - sum(told.values()) if self.form == "doubled" else 1.0
         pairs = [(token, math.log(p / whole)) for token, p in told.items()]
         return web.json_response({"choices": [{"text": word, "logprobs": self.told(pairs)}]})
+
+    def is_new(self, prompt: str) -> bool:
+        """Whether more than three words of it come behind all that was asked before."""
+        asked = [body.get("prompt", "") for body in self.bodies[:-1]]
+        known = max(shared(one.split(), prompt.split()) for one in ("", *asked))
+        return len(prompt.split()) - known > 3
 
     def told(self, pairs: Sequence[tuple[str, float | None]]) -> Any:
         if self.form == "vllm":
@@ -81,6 +91,12 @@ class FakeModel:
         self.bodies.append(body)
         message = {"content": "Because it " + body["messages"][0]["content"]}
         return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}]})
+
+
+def shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words two texts begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 Serve = Callable[[FakeModel], Any]
@@ -134,6 +150,24 @@ async def test_an_engines_own_fields_go_with_what_is_likely_only(serve: Serve) -
     assert all(("grammar" in body) is (body in walks) for body in model.bodies)
 
 
+async def test_a_kernel_that_misreads_whole_prompts_is_refused(serve: Serve) -> None:
+    """The walk goes a word at a time and would never see it; users' prompts come whole."""
+    traces = []
+    turned = [" ".join((WORDS[n:] + WORDS[:n]) * 4) for n in range(3)]
+    texts = tuple(replace(one, text=text) for one, text in zip(EXAM.texts, turned, strict=True))
+    for misreads in (False, True):
+        async with serve(FakeModel(misreads_whole=misreads)) as endpoint:
+            traces.append(
+                await measure_quality(Examined(endpoint, "m"), replace(EXAM, texts=texts))
+            )
+    honest, broken = traces
+    assert honest.whole_kl == pytest.approx(0)
+    assert compare(honest, honest, QualityLimits()).passes
+    found = compare(honest, broken, QualityLimits())
+    assert not found.passes
+    assert "read at once" in found.why
+
+
 async def test_a_tail_that_is_counted_twice_is_counted_once(serve: Serve) -> None:
     """The exam hears from an engine that adds the untold tokens up twice what others say."""
     traces = []
@@ -146,7 +180,7 @@ async def test_a_tail_that_is_counted_twice_is_counted_once(serve: Serve) -> Non
 
 
 async def test_each_request_extends_the_last_and_asks_for_one_token(serve: Serve) -> None:
-    """So a prefix cache serves all but the last word; nothing is sampled."""
+    """So a prefix cache serves all but the last word, behind the whole text; nothing is sampled."""
     model = FakeModel()
     async with serve(model) as endpoint:
         await measure_quality(Examined(endpoint, "m"), EXAM)
@@ -155,8 +189,9 @@ async def test_each_request_extends_the_last_and_asks_for_one_token(serve: Serve
     bodies = asked[2:]
     assert all((b["max_tokens"], b["temperature"], b["logprobs"]) == (1, 0, TOP_TOKENS)
                for b in bodies)  # fmt: skip
-    for earlier, later in itertools.pairwise(bodies[:10]):
-        assert later["prompt"].startswith(earlier["prompt"])
+    whole, *walk = [body["prompt"] for body in bodies[: 1 + EXAM.places]]
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(walk))
+    assert walk[-1] == whole
 
 
 async def test_no_more_requests_are_under_way_than_the_candidate_serves(serve: Serve) -> None:

@@ -21,6 +21,9 @@ RESAMPLES = 500
 CONFIDENCE = 0.95
 LEAST_PROBABILITY = 1e-9
 ROUNDING = 1e-12
+MOST_WHOLE_KL = 0.1
+"""A text that is read at once and word by word says the same next, but for rounding: what is sound
+was seen to differ by less than 0.01 nat, a broken kernel by several (docs/lab-log.md)."""
 TAIL_SHOWS = 0.1
 """A tail that is counted twice is told from one that is not where it makes so many nat."""
 NGRAM = 3
@@ -97,6 +100,8 @@ UNTOLD_GAP = 20.0
 class QualityTrace:
     """What one endpoint said under the exam: places by name, answers in order.
 
+    `whole_kl` is the mean divergence between each text's last place as it is told after the whole
+    text came at once and as it is told at the end of the walk, None where no text was read so.
     `problem` is why there are no positions: an engine that tells no log-probabilities, or, with
     `is_broken`, a model whose logits are not numbers.
     """
@@ -105,6 +110,7 @@ class QualityTrace:
     positions: tuple[tuple[str, Position], ...]
     answers: tuple[Answer, ...]
     draft: DraftCheck | None = None
+    whole_kl: float | None = None
     seconds: float = 0.0
     problem: str = ""
     is_broken: bool = False
@@ -157,6 +163,11 @@ def compare(reference: QualityTrace, trace: QualityTrace, limits: QualityLimits)
     kl_mean = math.fsum(divergences) / len(divergences) if divergences else 0.0
     top1 = agreed / len(pairs) if pairs else 0.0
     faults = _faults_of_text(reference, trace, repeated - expected, limits)
+    if trace.whole_kl is not None and trace.whole_kl > MOST_WHOLE_KL:
+        faults.append(
+            f"a prompt that is read at once is not understood as word by word: they differ by "
+            f"{trace.whole_kl:.2f} nat"
+        )
     if trace.is_broken:
         faults.insert(0, trace.problem)
     if pairs and kl_mean > limits.kl:

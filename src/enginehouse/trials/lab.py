@@ -104,7 +104,8 @@ class BenchLab:
     async def _verdict(self, candidate: Candidate, base: Candidate) -> str:
         for one in (base, candidate):
             if self._exam_of(one) is None:
-                what = one.describe_difference(base) or "the base, the best precision at hand"
+                what = one.describe_difference(base) or one.engine
+                what = "the base, the best precision at hand" if one == base else what
                 self.watch.on_step(f"examining the answers of {what}")
                 examined = await self._examine(one)
                 if examined.outcome is not Outcome.EXAMINED:

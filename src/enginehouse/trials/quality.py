@@ -3,7 +3,8 @@
 Over `/v1/completions` with `logprobs`, one token at a time on a fixed text: the text is cut behind
 words, so every engine sees the same places whatever its tokenizer, and none is told token numbers.
 Each request extends the last one's text, so an engine with a prefix cache computes about one token
-for each. Answers come over `/v1/chat/completions`, as users get them.
+for each. Before that walk each text is asked for as a whole, since whole prompts are computed by
+other kernels. Answers come over `/v1/chat/completions`, as users get them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import Any, TypeVar
 
 import aiohttp
@@ -27,6 +29,7 @@ from enginehouse.core.quality import (
     Position,
     QualityTrace,
     check_draft,
+    divergence,
     doubles_tail,
     single_tail,
     word_ends,
@@ -81,12 +84,14 @@ async def measure_quality(examined: Examined, exam: Exam | None = None) -> Quali
         )
         problem, is_broken, draft = "", False, None
         positions: list[tuple[str, Position]] = []
+        differ: list[float] = []
         try:
             problem = await desk.can_tell(exam.texts[0].text)
             if not problem:
                 walks = [partial(desk.walk, text, exam.places) for text in exam.texts]
-                for found in await _in_turn(walks, examined.streams):
+                for whole, found in await _in_turn(walks, examined.streams):
                     positions += found
+                    differ.append(divergence(found[-1][1], whole))
                 draft = await desk.check_draft(exam.drafted) if examined.drafts else None
         except BrokenLogitsError as broken:
             problem, is_broken = str(broken), True
@@ -95,6 +100,7 @@ async def measure_quality(examined: Examined, exam: Exam | None = None) -> Quali
         positions=tuple(positions),
         answers=tuple(answers),
         draft=draft,
+        whole_kl=fmean(differ) if differ else None,
         seconds=time.perf_counter() - began,
         problem=problem,
         is_broken=is_broken,
@@ -146,10 +152,14 @@ class _Desk:
                 break
         return ""
 
-    async def walk(self, exam: ExamText, places: int) -> list[tuple[str, Position]]:
-        """Return what is likely at each place of one text."""
+    async def walk(
+        self, exam: ExamText, places: int
+    ) -> tuple[Position, list[tuple[str, Position]]]:
+        """Return what is likely at each place of one text, before it at the last for itself."""
         ends = word_ends(exam.text, places)
-        return [(f"{exam.domain}/{end}", await self.position(exam.text[:end])) for end in ends]
+        whole = await self.position(exam.text[: ends[-1]])
+        told = [(f"{exam.domain}/{end}", await self.position(exam.text[:end])) for end in ends]
+        return whole, told
 
     async def position(self, prompt: str, tokens: int = TOP_TOKENS) -> Position:
         """Return the most likely tokens behind a text."""

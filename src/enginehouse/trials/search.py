@@ -302,8 +302,7 @@ class Hunt:
         self.refused_keys.add(key)
         same = {t.candidate.id for t in self.known() if answer_key(t.candidate) == key}
         self.refused.update(dict.fromkeys({*same, candidate.id}, why))
-        label = candidate.describe_difference(base) or "minimal"
-        self.watch.on_step(f"refused: {label}: {why}")
+        self.watch.on_step(f"refused: {self._label(candidate)}: {why}")
         return False
 
     def may_explore(self, engine: str = "", kept_s: float = 0.0) -> bool:
