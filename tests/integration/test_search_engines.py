@@ -1,4 +1,7 @@
-"""The search over two engines, one of which starts slowly: a formula with a simulated clock."""
+"""The search over two engines: a formula with a simulated clock.
+
+Once one that starts slowly, and once one that reads the same files.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from enginehouse.core.candidate import Build, Candidate
-from enginehouse.core.contest import EXPLORE
+from enginehouse.core.contest import EXPLORE, FINAL
 from enginehouse.core.forms import Forms
 from enginehouse.core.propose import Place, Proposal
 from enginehouse.core.trial import Trial
-from enginehouse.engines import vllm
+from enginehouse.engines import ik_llama_cpp, vllm
 from enginehouse.trials.search import Hunt
 from tests.integration.test_search import CROWD, Formula, Talk, rate_of, winner_of
 from tests.unit.values import MACHINE, MODEL, WHEEL
@@ -99,3 +102,72 @@ async def test_the_second_engine_has_its_turn_in_a_short_budget() -> None:
     """Time for its first steps is kept while the first engine is climbed."""
     _, explored = await hunt_with(TwoEngines(vllm_rate=30.0), budget_s=480.0)
     assert explored
+
+
+FORK = Build("ik_llama.cpp", "native", "0.1.5", "f" * 64, ("/ik/llama-server",), "/ik")
+
+
+def slots_of(candidate: Candidate) -> int:
+    return int(candidate.get("slots") or 1)
+
+
+@dataclass
+class TwoReaders(Formula):
+    """llama.cpp, for which Q4_0 is everything, and its fork, which is fast with any weights.
+
+    In whole loads, whose contexts are longer, several slots of the fork are `falls` times as fast.
+    """
+
+    falls: float = 1.0
+
+    def place(self, build: Build) -> Place:
+        engine = ik_llama_cpp.ENGINE if build is FORK else super().place(build).engine
+        return dataclasses.replace(super().place(build), engine=engine)
+
+    def minimal(self, build: Build) -> Candidate:
+        if build is FORK:
+            return ik_llama_cpp.ENGINE.minimal(build, MODEL, CROWD)
+        return super().minimal(build)
+
+    async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
+        self.rate = _of_two_readers
+        if purpose == FINAL and build is FORK and slots_of(proposal.candidate) > 1:
+            self.rate = lambda candidate: self.falls * _of_two_readers(candidate)
+        return await super().run(proposal, build, window_s, purpose)
+
+
+def _of_two_readers(candidate: Candidate) -> float:
+    slots = {1: 1.0, 4: 1.4, 8: 1.6, 16: 1.7}[slots_of(candidate)]
+    is_q4 = candidate.get("quantization") == "Q4_0"
+    if candidate.engine == FORK.engine:
+        return 100.0 * slots * (1.1 if is_q4 else 1.0)
+    return 40.0 * slots * (2.5 if is_q4 else 1.0)
+
+
+async def test_an_engine_is_tried_with_the_settings_that_are_best_on_another() -> None:
+    """By its minimal candidate and by its first lever it is hopeless; by other weights it is not.
+
+    Then both engines' best are in the finals, where whole loads tell what short ones did not.
+    """
+    hunt = Hunt(TwoReaders(falls=0.5), (WHEEL, FORK), 400.0, Talk())
+    await hunt.run()
+    assert {t.candidate.engine for t in hunt.trials if t.purpose == FINAL} == {
+        "llama.cpp", "ik_llama.cpp",
+    }  # fmt: skip
+    winner = winner_of(hunt)
+    assert winner.engine == "llama.cpp"
+    assert winner.get("quantization") == "Q4_0"
+    assert slots_of(winner) > 1
+
+
+async def test_the_fork_wins_where_it_is_as_fast_in_whole_loads() -> None:
+    """The same search, and the faster engine is chosen."""
+    hunt = Hunt(TwoReaders(), (WHEEL, FORK), 400.0, Talk())
+    await hunt.run()
+    assert winner_of(hunt).engine == "ik_llama.cpp"
+
+
+async def test_other_weights_that_an_engine_cannot_read_are_not_tried() -> None:
+    """llama.cpp's best settings say nothing to an engine that reads a checkpoint."""
+    _, explored = await hunt_with(TwoEngines(vllm_rate=60.0))
+    assert all(trial.candidate.get("quantization") is None for trial in explored)

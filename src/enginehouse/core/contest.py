@@ -28,6 +28,9 @@ TIE = 0.03
 """Means closer than this share count as a tie although noise is smaller: not worth a risk."""
 BAR = 0.9
 """Who explored at less than this share of the best is not measured again: noise is not so large."""
+BAR_OF_ENGINES = 0.7
+"""An engine's best enters the finals with this share of the best rate: between engines a short load
+tells less than between settings of one (attention over long contexts, say)."""
 LEAST_CALM = 2
 """Rounds that have to be undisturbed for the disturbed ones to be left out."""
 COUPLED = (("slots", "prefix_sharing"),)
@@ -146,14 +149,22 @@ def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:
 def finalists(
     trials: Sequence[Trial], base: Candidate, most: int, refused: Mapping[str, str]
 ) -> tuple[Candidate, ...]:
-    """Return the best explored candidates, best first, and the base; nobody when that is all."""
+    """Return the best explored candidates and the base, the best first; nobody when that is all.
+
+    Other engines that are near have their best one among them, before the best engine's second.
+    """
     rates = {id: r for id, r in explored_rates(trials).items() if id not in refused}
     if not rates:
         return ()
     best = max(rates.values())
     by_id = {trial.candidate.id: trial.candidate for trial in trials}
     ordered = sorted(rates, key=lambda id: -rates[id])
-    chosen = [by_id[id] for id in ordered if rates[id] >= BAR * best and id != base.id][:most]
+    others: dict[str, Candidate] = {}
+    for one in (by_id[id] for id in ordered if rates[id] >= BAR_OF_ENGINES * best):
+        others.setdefault(one.engine, one)
+    firsts = [one for one in others.values() if one.id != base.id]
+    rest = [by_id[id] for id in ordered if rates[id] >= BAR * best and id != base.id]
+    chosen = [*firsts, *(one for one in rest if one not in firsts)][: max(most, len(firsts))]
     return (*chosen, base) if chosen and base.id in rates else tuple(chosen)
 
 

@@ -2,7 +2,8 @@
 
 The engine whose first candidate was fastest is climbed first. Another one gets its turn while it
 may still win: its minimal candidate says little of that (vLLM's leaves a core free and compiles
-nothing), its first lever, which is what its engine does best here, says more.
+nothing), its first lever, which is what its engine does best here, says more. So do the best one's
+settings, where it reads the same files: other weights may serve it far better.
 """
 
 from __future__ import annotations
@@ -48,8 +49,30 @@ class Ladder:
             firsts.setdefault(build.engine, build)
         self._waiting = list(firsts.values())
         while self._waiting:
-            await self._climb_engine(self._waiting.pop(0))
+            build = self._waiting.pop(0)
+            await self._borrow(build)
+            await self._climb_engine(build)
         await self._try_on_other_builds(None)
+
+    async def _borrow(self, build: Build) -> None:
+        """Try the best candidate of another engine's settings, as far as this one has them."""
+        hunt, best = self._hunt, self._hunt.best()
+        if best is None or best.engine == build.engine or not self.may_win(build.engine):
+            return
+        place, minimal = hunt.lab.place(build), hunt.lab.minimal(build)
+        theirs = hunt.lab.place(hunt.build_of(best)).engine
+        if not set(place.engine.formats) & set(theirs.formats):
+            return
+        names = {tunable.name for tunable in place.engine.tunables} | {"quantization"}
+        borrowed = {n: value for n, value in best.settings if n in names and n != "context"}
+        candidate = minimal.with_settings(**borrowed)
+        is_known = any(trial.candidate == candidate for trial in hunt.known())
+        if is_known or not self._has_time(build.engine) or place.refuse(candidate) is not None:
+            return
+        proposal = Proposal(candidate, "the best one's settings, on another engine")
+        await hunt.attempt(proposal, build, EXPLORE, build.engine)
+        if hunt.best() == candidate:
+            await hunt.judge_weights(candidate)
 
     async def _climb_engine(self, first: Build) -> None:
         """Climb the ladder on one engine's fastest build.
