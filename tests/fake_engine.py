@@ -37,6 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--conversation", default="", help="answer chats with this recording")
     parser.add_argument("--end-early", action="store_true", help="end a stream without a reason")
+    parser.add_argument("--reason", default="length", help="why every answer ended, however it did")
     parser.add_argument("--stall-after-tokens", type=int, default=0)
     parser.add_argument("--context", type=int, default=0, help="refuse prompts of more words")
     parser.add_argument("--system-first", action="store_true", help="its template wants that")
@@ -140,7 +141,7 @@ class Engine:
         if not body.get("stream"):
             text = "".join([word async for word in self.tokens(count)])
             message = {"role": "assistant", "content": text}
-            choice = {"message": message, "finish_reason": "length"}
+            choice = {"message": message, "finish_reason": self.script.reason}
             self.served += 1
             return web.json_response({"choices": [choice], "usage": usage})
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -155,7 +156,8 @@ class Engine:
         if self.script.end_early:
             await answer.write_eof()
             return answer
-        end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        reason = self.script.reason
+        end = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
         await answer.write(b"data: " + json.dumps(end).encode() + b"\n\n")
         if (body.get("stream_options") or {}).get("include_usage"):
             last = {"choices": [], "usage": usage}

@@ -88,6 +88,7 @@ class OfferMaker:
             keep_alive_s=None if model.name in pinned else keep_s,
             request_names=engine.request_names,
             tokens_api=engine.tokens_api,
+            tells_length=engine.quirks.tells_length,
             has_own_tools=engine.name == "llama.cpp"
             and model.template is not None
             and model.template.has_tools,

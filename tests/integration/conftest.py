@@ -121,6 +121,7 @@ def serving(tmp_path: Path) -> Serving:
         needed_bytes: int = 0,
         pin: bool = False,
         own_tools: bool = True,
+        tells_length: bool = True,
         access: Access | None = None,
         limits: Limits | None = None,
         on_end: Callable[[Journey], None] = lambda journey: None,
@@ -135,7 +136,7 @@ def serving(tmp_path: Path) -> Serving:
         offer = Offer(
             facts or ServedModel("fake", capabilities=(ability,)),
             (step,), tokens_api="llama-server",
-            has_own_tools=own_tools, is_pinned=pin,
+            has_own_tools=own_tools, is_pinned=pin, tells_length=tells_length,
         )  # fmt: skip
         limits = limits or Limits(
             queue_limit,

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from enginehouse.core.catalog import no_embeddings
-from enginehouse.core.chat import Moment, with_system_in_front
+from enginehouse.core.chat import Delta, Moment, with_system_in_front
 from enginehouse.core.dialect import Ask, Dialect
+from enginehouse.core.length import LengthTeller
 from enginehouse.core.sse import EventSplitter
 from enginehouse.core.tools import ToolReader, has_tools, narrow_choice, tell_tools
 from enginehouse.edges.engine_stream import EngineStream
@@ -89,6 +90,7 @@ class _Turn:
         self._journey = journey
         self._has_begun = False
         self._reader: ToolReader | None = None
+        self._length: LengthTeller | None = None
         self._prompt: list[int] = []
 
     def _moment(self) -> Moment:
@@ -135,6 +137,8 @@ class _Turn:
             if ask.memory is not None and ask.memory.before and not offer.tokens_api:
                 notes += ("context is not supported by this engine",)
             self._answer.note(b"x-enginehouse-notes", notes)
+        if not offer.tells_length:
+            self._length = LengthTeller(body, server.plan.context_tokens)
         body["model"] = server.plan.model_name
         body["stream"] = ask.is_stream
         if ask.names_stop:
@@ -226,6 +230,8 @@ class _Turn:
             body = self._ask.voice.whole(vectors, self._moment())
         else:
             completion = read_completion(data)
+            if self._length is not None:
+                completion = self._length.whole(completion)
             journey.usage = completion.usage
             await self._remember(offer, server, completion.text)
             if self._reader is not None:
@@ -252,11 +258,15 @@ class _Turn:
         is_remembered = self._ask.memory is not None
         texts: list[str] = []
 
+        def show(delta: Delta) -> bytes:
+            if self._reader is not None:
+                delta = self._reader.take(delta)
+            return self._begin() + voice.delta(delta, self._moment())
+
         def take(chunk: bytes) -> None:
             nonlocal has_finished
             journey.chunks += 1
             progress()
-            moment = self._moment()
             shown = b""
             for event in splitter.feed(chunk):
                 delta = read_delta(event)
@@ -267,13 +277,14 @@ class _Turn:
                 journey.usage = delta.usage or journey.usage
                 if is_remembered:
                     texts.append(delta.text)
-                if self._reader is not None:
-                    delta = self._reader.take(delta)
-                shown += self._begin() + voice.delta(delta, moment)
+                shown += show(delta if self._length is None else self._length.take(delta))
             if shown:
                 pipe.push(shown)
 
         await pipe.carry(take)
+        rest = self._length.rest() if self._length is not None else None
+        if rest is not None:
+            pipe.push(show(rest))
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
         await self._remember(offer, server, "".join(texts))

@@ -67,10 +67,8 @@ class Forwarding:
         peek = peek_at(body)
         if route.operation == "chat" and peek.has_no_messages:
             raise missing("messages", "at least one message")
-        if len(peek.tools) > 4 and route.operation == "chat":
-            asked = self._proxy.router.offer(peek.model or "")
-            if asked is not None and not asked.has_own_tools:
-                return await self._proxy.read(dialect, route, scope, body, answer, journey)
+        if route.operation == "chat" and self._must_be_read(peek, body):
+            return await self._proxy.read(dialect, route, scope, body, answer, journey)
         if route.operation == "embeddings":
             self._proxy.check_embeds(peek.model or "")
         is_stream = bool(peek.stream)
@@ -102,6 +100,20 @@ class Forwarding:
         if keep_alive_s is not None and not journey.error_id:
             keep_loaded(self._proxy, peek.model or "", keep_alive_s)
         return outcome
+
+    def _must_be_read(self, peek: Peek, body: bytes) -> bool:
+        """Whether the engine would not do with a chat request what it asks for.
+
+        Tools that its model or engine does not know, and a limit that it does not say was met; not
+        where logprobs or several choices are asked for, which only the engine's own answer holds.
+        """
+        asked = self._proxy.router.offer(peek.model or "")
+        if asked is None:
+            return False
+        has_tools = len(peek.tools) > 4
+        is_plain = (peek.n or 1) == 1 and b'"logprobs"' not in body
+        hides_end = not asked.tells_length and b'"max_' in body and is_plain
+        return (has_tools and not asked.has_own_tools) or hides_end
 
     def _named(self, body: bytes, peek: Peek, server: Server) -> bytes:
         """Return the body with the engine's name for the model, without what is meant for us."""

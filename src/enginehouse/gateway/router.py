@@ -46,7 +46,8 @@ class Step:
 class Offer:
     """A model that can be served: how it is shown, and its chain of ways to serve it.
 
-    `has_own_tools` tells that its template and engine know tool calls (else `core.tools` does).
+    `has_own_tools` tells that its template and engine know tool calls (else `core.tools` does), and
+    `tells_length` that its engine says where an answer ended at its limit (else `core.length`).
     """
 
     served: Served
@@ -56,6 +57,7 @@ class Offer:
     request_names: Mapping[str, str] = field(default_factory=dict)
     tokens_api: str = ""
     has_own_tools: bool = True
+    tells_length: bool = True
 
 
 @dataclass
