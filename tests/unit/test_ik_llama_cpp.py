@@ -29,27 +29,27 @@ def candidate(**settings: Setting) -> Candidate:
     [
         (
             {"context": 1024, "slots": 1},
-            "--parallel 1 --ctx-size 1024 --jinja --cache-ram 0",
+            "--parallel 1 --ctx-size 1024 --jinja --no-context-shift --log-disable --cache-ram 0",
         ),
         (
             {"context": 1024, "slots": 8, "flash_attention": "off", "repack": "on", "threads": 2},
             "--parallel 8 --ctx-size 8192 --threads 2 --flash-attn off --run-time-repack --jinja "
-            "--cache-ram 0",
+            "--no-context-shift --log-disable --cache-ram 0",
         ),
         (
             {"context": 2048, "speculation": "ngram-mod", "kv_type": "q8_0", "jinja": "off"},
             "--parallel 1 --ctx-size 2048 --spec-type ngram-mod --cache-type-k q8_0 "
-            "--cache-type-v q8_0 --cache-ram 0",
+            "--cache-type-v q8_0 --no-context-shift --log-disable --cache-ram 0",
         ),
         (
             {"context": 1024, "mmap": "off", "mlock": "on", "huge_pages": "on", "ubatch": 256},
             "--parallel 1 --ctx-size 1024 --ubatch-size 256 --no-mmap --mlock --jinja "
-            "--cache-ram 0",
+            "--no-context-shift --log-disable --cache-ram 0",
         ),
         (
             {"context": 1024, "slots": 2, "flash_attention": "off", "prefix_sharing": "on"},
-            "--parallel 2 --ctx-size 2048 --flash-attn off --jinja --cache-ram 0 "
-            "--slot-save-path /run/e",
+            "--parallel 2 --ctx-size 2048 --flash-attn off --jinja --no-context-shift "
+            "--log-disable --cache-ram 0 --slot-save-path /run/e",
         ),
     ],
 )

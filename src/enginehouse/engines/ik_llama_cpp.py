@@ -29,6 +29,9 @@ QUIRKS = Quirks({"grammar": 'root ::= "~"'}, tells_length=False)
 text as prompt), loses its last one before it is computed, and the next token is another's. So what
 the exam is answered is a sign that no prompt goes on with; likelihoods are told without regard to
 the grammar. And `finish_reason` is "stop" for every answer (`res->stop = true; // to do`)."""
+ALWAYS = ("--no-context-shift", "--log-disable")
+"""Else the middle is cut out of what is too long, without a word, and `llama.log` is written into
+the folder that the server was started in."""
 OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
 OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
 """Which of llama.cpp's levers hold here too, by what they set."""
@@ -45,14 +48,14 @@ class IkLlamaCpp(LlamaCpp):
     no_page: tuple[str, ...] = ("--webui", "none")
 
     def load_flags(self, build: Build, candidate: Candidate) -> list[str]:
-        """Return how the weights and the chat template are read; without `--jinja` few are."""
+        """Return how weights, templates and long prompts are read; `--jinja` reads any template."""
         wanted = {
             "--no-mmap": candidate.get("mmap") == "off",
             "--mlock": candidate.get("mlock") == "on",
             "--run-time-repack": candidate.get("repack") == "on",
             "--jinja": candidate.get("jinja") != "off",
         }
-        return [flag for flag, is_wanted in wanted.items() if is_wanted]
+        return [*(flag for flag, is_wanted in wanted.items() if is_wanted), *ALWAYS]
 
     def refuse_settings(self, candidate: Candidate) -> Refusal | None:
         """Refuse several slots with flash attention: they are computed with one another's mask.

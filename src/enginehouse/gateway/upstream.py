@@ -21,9 +21,12 @@ DELTA = b'"delta":{'
 REQUEST_FAULT = re.compile(
     rb"\[json\.exception\.|Failed to parse (messages|tools|tool_choice)"
     rb"|::_M_range_check|(image|audio) input is not supported|Jinja Exception"
-    rb"|\) is too large to process"
+    rb"|\) is too large to process|exceeds the available context size"
+    rb"|Expected 'content' to be"
 )
-"""What llama-server says, with 500, of requests that it cannot read or take."""
+"""What llama-server, or its fork's, says with 500 of requests that it cannot read or take."""
+TOO_LONG = ("maximum context length", "exceeds the available context size")
+"""What vLLM and llama-server's fork say of a prompt that is too long."""
 
 
 class _Function(msgspec.Struct):
@@ -193,7 +196,7 @@ def read_error(error: object) -> ErrorReport:
     if isinstance(error, dict):
         message = str(error.get("message") or error)
         kind = str(error.get("type") or "")
-        if kind == "exceed_context_size_error" or "maximum context length" in message:
+        if kind == "exceed_context_size_error" or any(words in message for words in TOO_LONG):
             return context_report(message)
         if batch_told(message):
             return context_report(f"the input length exceeds the context length: {message}")
