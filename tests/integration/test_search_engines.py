@@ -167,6 +167,36 @@ async def test_the_fork_wins_where_it_is_as_fast_in_whole_loads() -> None:
     assert winner_of(hunt).engine == "ik_llama.cpp"
 
 
+async def test_an_engine_that_breaks_the_minimal_weights_is_climbed_on_others() -> None:
+    """It is judged before all else is built on it, and wins with a format that it computes well."""
+
+    def refuses(candidate: Candidate) -> str:
+        is_broken = candidate.engine == FORK.engine and not candidate.get("quantization")
+        return "a broken kernel" if is_broken else ""
+
+    lab = TwoReaders(refuses=refuses)
+    hunt = Hunt(lab, (WHEEL, FORK), 400.0, Talk())
+    await hunt.run()
+    winner = winner_of(hunt)
+    assert (winner.engine, winner.get("quantization")) == ("ik_llama.cpp", "Q4_0")
+    explored = [t.candidate for t in hunt.trials if t.purpose == EXPLORE]
+    on_broken = [c for c in explored if c.engine == FORK.engine and not c.get("quantization")]
+    assert not on_broken
+
+
+async def test_an_engine_that_breaks_all_weights_is_left() -> None:
+    """Two formats are tried, and then the other engine has the time."""
+
+    def refuses(candidate: Candidate) -> str:
+        return "a broken kernel" if candidate.engine == FORK.engine else ""
+
+    hunt = Hunt(TwoReaders(refuses=refuses), (WHEEL, FORK), 400.0, Talk())
+    await hunt.run()
+    assert winner_of(hunt).engine == "llama.cpp"
+    final = [t.candidate.engine for t in hunt.trials if t.purpose == FINAL]
+    assert FORK.engine not in final
+
+
 async def test_other_weights_that_an_engine_cannot_read_are_not_tried() -> None:
     """llama.cpp's best settings say nothing to an engine that reads a checkpoint."""
     _, explored = await hunt_with(TwoEngines(vllm_rate=60.0))

@@ -58,6 +58,7 @@ LONGER = 1.25
 MOST_RETRIES, DISTURBED_SHARE = 6, 0.5
 """How often an exploring trial that was disturbed is made again, within this share of the budget;
 no more once the second one was disturbed as well."""
+MOST_REFUSED = 2
 REFERENCE_EVERY = 10
 DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
@@ -329,7 +330,7 @@ class Hunt:
         timely: set[str] = set()
 
         def is_allowed(candidate: Candidate) -> bool:
-            if answer_key(candidate) in self.refused_keys:
+            if answer_key(candidate) in self.refused_keys or self._is_hopeless(candidate):
                 return False
             is_possible = places[candidate.build_digest].refuse(candidate) is None
             return is_possible and candidate.engine in timely
@@ -350,6 +351,12 @@ class Hunt:
             sampler.learn(candidate, throughput(trial) if trial.measurement else 0.0)
             if self.best() == candidate:
                 await self.judge_weights(candidate)
+
+    def _is_hopeless(self, candidate: Candidate) -> bool:
+        """Whether answers of these weights and caches were refused with two other settings."""
+        tried = [t.candidate for t in self.trials if t.candidate.id in self.refused]
+        key = precision_key(candidate)
+        return len({answer_key(one) for one in tried if precision_key(one) == key}) >= MOST_REFUSED
 
     async def _look_at_the_base(self) -> None:
         base = self.base()
