@@ -68,6 +68,8 @@ def test_several_slots_are_refused_with_flash_attention() -> None:
     assert ENGINE.refuse_settings(candidate(slots=2, flash_attention="off")) is None
     assert ENGINE.refuse_settings(candidate(slots=1)) is None
     assert ENGINE.refuse_settings(candidate(kv_type="q8_0", flash_attention="off")) is not None
+    assert ENGINE.refuse_settings(candidate(quantization="IQ4_NL", repack="on")) is not None
+    assert ENGINE.refuse_settings(candidate(quantization="IQ4_NL")) is None
 
 
 @pytest.mark.parametrize("machine", [MACHINE, WIDE], ids=["avx2", "avx512"])

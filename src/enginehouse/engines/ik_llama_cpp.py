@@ -32,6 +32,7 @@ the grammar. And `finish_reason` is "stop" for every answer (`res->stop = true; 
 ALWAYS = ("--no-context-shift", "--log-disable")
 """Else the middle is cut out of what is too long, without a word, and `llama.log` is written into
 the folder that the server was started in."""
+MISPACKED = ("IQ4_NL",)
 OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
 OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
 """Which of llama.cpp's levers hold here too, by what they set."""
@@ -62,7 +63,8 @@ class IkLlamaCpp(LlamaCpp):
 
         The server then ends with `GGML_ASSERT(S > 0) failed` in iqk_fa_templates.h, or answers
         wrongly (ik_llama.cpp's issues 1655 and 1910; mended by its pull request 1880, of June 2026,
-        which no version of ik-llama-cpp-python has yet). Seen with 0.1.5 at the second request.
+        which no version of ik-llama-cpp-python has yet). Seen with 0.1.5 at the second request. And
+        formats that cannot be repacked: the server ends with the same words at its first.
         """
         if int(candidate.get("slots") or 1) > 1 and candidate.get("flash_attention") != "off":
             return Refusal(
@@ -70,6 +72,9 @@ class IkLlamaCpp(LlamaCpp):
                 "flash attention mixes up the slots of this engine",
                 ("flash-attention-off",),
             )
+        is_repacked = candidate.get("repack") == "on"
+        if is_repacked and candidate.get("quantization") in MISPACKED:
+            return Refusal("config.incompatible_flags", "this format, repacked, gives no numbers")
         return super().refuse_settings(candidate)
 
     def most_choices(self, candidate: Candidate) -> int:
