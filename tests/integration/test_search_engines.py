@@ -184,6 +184,44 @@ async def test_an_engine_that_breaks_the_minimal_weights_is_climbed_on_others() 
     assert not on_broken
 
 
+@dataclass
+class ThreeEngines(TwoReaders):
+    """Those two, and a vLLM that takes long to start and makes `vllm_rate`."""
+
+    vllm_rate: float = 30.0
+
+    def place(self, build: Build) -> Place:
+        if build is ENVIRONMENT:
+            return Place(vllm.ENGINE, WIDE, Forms((CHECKPOINT,)), CROWD, 512 << 20)
+        return super().place(build)
+
+    def minimal(self, build: Build) -> Candidate:
+        if build is ENVIRONMENT:
+            return vllm.ENGINE.minimal(build, CHECKPOINT, CROWD)
+        return super().minimal(build)
+
+    async def run(self, proposal: Proposal, build: Build, window_s: float, purpose: str) -> Trial:
+        if build is not ENVIRONMENT:
+            return await super().run(proposal, build, window_s, purpose)
+        self.rate = lambda candidate: self.vllm_rate
+        tried = await Formula.run(self, proposal, build, window_s, purpose)
+        self.clock_s += START_S
+        return dataclasses.replace(tried, duration_s=tried.duration_s + START_S)
+
+
+async def test_a_slow_engine_that_waits_does_not_starve_the_fast_ones() -> None:
+    """The fastest engine's weights are refused, and what is left of a short budget is still its."""
+
+    def refuses(candidate: Candidate) -> str:
+        is_broken = candidate.engine == FORK.engine and not candidate.get("quantization")
+        return "a broken kernel" if is_broken else ""
+
+    hunt = Hunt(ThreeEngines(refuses=refuses), (WHEEL, FORK, ENVIRONMENT), 300.0, Talk())
+    await hunt.run()
+    winner = winner_of(hunt)
+    assert (winner.engine, winner.get("quantization")) == ("ik_llama.cpp", "Q4_0")
+
+
 async def test_an_engine_that_breaks_all_weights_is_left() -> None:
     """Two formats are tried, and then the other engine has the time."""
 

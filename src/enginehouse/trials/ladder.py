@@ -32,6 +32,8 @@ one makes (docs/lab-log.md)."""
 WEIGHTS = {"quantization"}
 MOST_OTHER_WEIGHTS = 2
 """So many formats are tried on an engine that computes the minimal candidate's wrongly."""
+FIRST_STEPS = 3
+"""So many trials an engine has for itself before time is kept for others."""
 STEPS_OF_OTHERS = 2
 """So many trials are kept for each engine whose turn is still to come."""
 
@@ -146,8 +148,14 @@ class Ladder:
         return mine >= (CLIMBED_SHARE if tried - minimals else MINIMAL_SHARE) * rates[best.id]
 
     def _has_time(self, engine: str) -> bool:
-        """Whether there is time for a trial beside what is kept for engines that still wait."""
+        """Whether there is time for a trial beside what is kept for engines that still wait.
+
+        An engine's first steps come before those of slower ones, however long these take to start.
+        """
         hunt = self._hunt
+        own = [t for t in hunt.trials if t.candidate.engine == engine and t.purpose == EXPLORE]
+        if len(own) < FIRST_STEPS:
+            return hunt.may_explore(engine)
         waiting = [b.engine for b in self._waiting if self.may_win(b.engine)]
         kept_s = sum(STEPS_OF_OTHERS * hunt.ends_with_a_trial_s(other) for other in waiting)
         return hunt.may_explore(engine, kept_s)
