@@ -9,6 +9,7 @@ import pytest
 from enginehouse.core.candidate import Build, Candidate, Setting, settings_of
 from enginehouse.core.engine import Endpoint, Launch
 from enginehouse.core.machine import Machine
+from enginehouse.core.model import TensorGroup
 from enginehouse.core.workload import WORKLOADS
 from enginehouse.engines.ik_llama_cpp import ENGINE
 from enginehouse.knowledge.exam import load_exam
@@ -98,3 +99,23 @@ def test_its_exam_is_answered_with_what_no_text_goes_on_with() -> None:
     sign = ENGINE.quirks.exam_fields["grammar"].split('"')[1]
     assert len(sign) == 1
     assert not any(sign in text.text for text in load_exam().texts)
+
+
+def test_its_memory_is_llama_cpps_without_that_ones_own_copies() -> None:
+    """Repacked at the start, weights are there once, and a tied table once more as the output."""
+    tied = dataclasses.replace(
+        MODEL,
+        is_output_tied=True,
+        groups=(
+            TensorGroup("token embedding", "Q6_K", 1, 1 << 20, 860_160),
+            TensorGroup("attention", "Q4_0", 4, 4 << 20, 2_359_296),
+        ),
+    )
+    plain = ENGINE.estimate_memory(tied, candidate(), WIDE)
+    repacked = ENGINE.estimate_memory(tied, candidate(repack="on"), WIDE)
+    assert not [part for part in plain.parts if "layout" in part.name]
+    assert repacked.resident.expected - plain.resident.expected == 860_160
+    untied = dataclasses.replace(tied, is_output_tied=False)
+    assert ENGINE.estimate_memory(untied, candidate(repack="on"), WIDE) == ENGINE.estimate_memory(
+        untied, candidate(), WIDE
+    )

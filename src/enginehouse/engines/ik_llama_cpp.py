@@ -8,14 +8,22 @@ a request, and computes several slots wrongly with flash attention (`refuse_sett
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
 from enginehouse.core.engine import Lever, Quirks, Refusal, Tunable, lever
+from enginehouse.core.estimate import MemoryEstimate, MemoryPart, exactly
+from enginehouse.core.estimate_llama import estimate_llama
 from enginehouse.core.machine import Machine
 from enginehouse.core.model import Model
 from enginehouse.core.workload import Workload
-from enginehouse.engines.llama_cpp import TUNABLES, LlamaCpp, has_shared_prefix, slot_counts
+from enginehouse.engines.llama_cpp import (
+    TUNABLES,
+    LlamaCpp,
+    has_shared_prefix,
+    memory_settings,
+    slot_counts,
+)
 
 REPACK = Tunable(
     "repack",
@@ -33,6 +41,7 @@ ALWAYS = ("--no-context-shift", "--log-disable")
 """Else the middle is cut out of what is too long, without a word, and `llama.log` is written into
 the folder that the server was started in."""
 MISPACKED = ("IQ4_NL",)
+"""Quantizations whose repacked form gives no numbers; others of this kind were not tried."""
 OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
 OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
 """Which of llama.cpp's levers hold here too, by what they set."""
@@ -98,6 +107,20 @@ class IkLlamaCpp(LlamaCpp):
                 if any(_sets(one) <= names for names in kept)
             ),
         )
+
+    def estimate_memory(
+        self, model: Model, candidate: Candidate, machine: Machine | None = None
+    ) -> MemoryEstimate:
+        """Predict as for llama.cpp, whose own copies of repacked weights it does not make.
+
+        Repacked at the start they are read once, and where the embedding table is the output too,
+        that is copied besides.
+        """
+        estimate = estimate_llama(model, replace(memory_settings(candidate, machine), isa=()))
+        if candidate.get("repack") != "on" or not model.is_output_tied:
+            return estimate
+        copy = MemoryPart("repacked output", exactly(model.bytes_of("token embedding")))
+        return MemoryEstimate((*estimate.parts, copy))
 
 
 def _slots_levers(workload: Workload) -> list[Lever]:

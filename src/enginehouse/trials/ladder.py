@@ -15,7 +15,7 @@ from enginehouse.core.builds import BUILD_HINT, first_answers
 from enginehouse.core.candidate import Build, Candidate, Setting
 from enginehouse.core.contest import EXPLORE, explored_rates
 from enginehouse.core.measurement import scaled
-from enginehouse.core.propose import Proposal, propose
+from enginehouse.core.propose import Place, Proposal, propose
 from enginehouse.core.trial import Outcome, Trial
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Ladder:
         if best is None or best.engine == build.engine or not self.may_win(build.engine):
             return
         place, minimal = hunt.lab.place(build), hunt.lab.minimal(build)
-        theirs = hunt.lab.place(hunt.build_of(best)).engine
-        if not set(place.engine.formats) & set(theirs.formats):
+        theirs = next((one for one in hunt.builds if one.digest == best.build_digest), None)
+        if theirs is None or not _read_the_same(place, hunt.lab.place(theirs)):
             return
         names = {tunable.name for tunable in place.engine.tunables} | {"quantization"}
         borrowed = {n: value for n, value in best.settings if n in names and n != "context"}
@@ -136,15 +136,11 @@ class Ladder:
         if best is None or best.engine == engine:
             return True
         rates = explored_rates(hunt.known())
-        same = [t.candidate.id for t in hunt.known() if t.candidate.engine == engine]
-        # what was refused tells how fast the engine is: with other weights it may be sound
-        mine = (
-            rates[own.id]
-            if own is not None
-            else max((rates.get(id, 0.0) for id in same), default=0.0)
-        )
         minimals = {base.id for base in hunt.bases.values()}
         tried = {t.candidate.id for t in hunt.known() if t.candidate.engine == engine}
+        # what was refused tells how fast the engine is: with other weights it may be sound
+        counted = tried if own is None else {own.id}
+        mine = max((rates.get(id, 0.0) for id in counted), default=0.0)
         return mine >= (CLIMBED_SHARE if tried - minimals else MINIMAL_SHARE) * rates[best.id]
 
     def _has_time(self, engine: str) -> bool:
@@ -243,3 +239,8 @@ class Ladder:
         hint = trial.first_tok_per_s / first.first_tok_per_s if first.first_tok_per_s else 0.0
         supposed = scaled(first.measurement, hint or 1.0)
         return replace(trial, outcome=Outcome.MEASURED, measurement=supposed)
+
+
+def _read_the_same(one: Place, other: Place) -> bool:
+    """Whether two engines read files of the same form."""
+    return bool(set(one.engine.formats) & set(other.engine.formats))

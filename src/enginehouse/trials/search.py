@@ -59,6 +59,7 @@ MOST_RETRIES, DISTURBED_SHARE = 6, 0.5
 """How often an exploring trial that was disturbed is made again, within this share of the budget;
 no more once the second one was disturbed as well."""
 MOST_REFUSED = 2
+"""Weights that were refused under so many other settings are not sampled any more."""
 REFERENCE_EVERY = 10
 DRIFT = 0.1
 WINDOW_SHARE = 1 / 36
