@@ -4,11 +4,11 @@
                          [--rounds 5] [--model FILE] [--context 16]
 
 The model has the shape's sizes and random weights (`random_gguf.py`), which take the same bytes and
-the same time as trained ones. Each build of llama.cpp and of ik_llama.cpp serves it with the
-minimal candidate, and with the levers that `find` has for it, side after side in each round. A
-server is started, warmed, and asked four times for 64 tokens after a prompt of `--context` tokens;
-the read bandwidth is measured before the first request and after each. Decode is the server's own
-figure.
+the same time as trained ones. Each build of llama.cpp and of ik_llama.cpp that is here serves it
+(`enginehouse engines build ENGINE` makes one) with the minimal candidate, and with the levers that
+`find` has for it, side after side in each round. A server is started, warmed, and asked four times
+for 64 tokens after a prompt of `--context` tokens; the read bandwidth is measured before the first
+request and after each. Decode is the server's own figure.
 
 The roofs, both in tok/s: memory's is the mean of the two bandwidths around a request, over the
 bytes that a token reads, weights and KV cache. The products' is what the wheel's multiplications of

@@ -27,9 +27,11 @@ CLEARLY_SLOWER = 0.9
 """A build with less than this share of another's rate, with the same settings, is left alone."""
 MINIMAL_SHARE, CLIMBED_SHARE = 0.2, 0.6
 """An engine is climbed while it has this share of the best's rate: by its minimal candidate, and
-once a lever of its own was tried. vLLM's minimal candidate was seen to make 0.4 of what its tuned
-one makes (docs/lab-log.md)."""
+once a lever of its own was tried, other weights where it has them. vLLM's minimal candidate was
+seen to make 0.4 of what its tuned one makes, llama.cpp's a quarter (docs/lab-log.md)."""
 WEIGHTS = {"quantization"}
+QUICK_SHARE = 0.05
+"""A minimal candidate is judged early where a trial of its engine takes less of the budget."""
 MOST_OTHER_WEIGHTS = 2
 """So many formats are tried on an engine that computes the minimal candidate's wrongly."""
 FIRST_STEPS = 3
@@ -107,11 +109,13 @@ class Ladder:
     async def _sound_weights(self, build: Build) -> dict[str, Setting]:
         """Return the weights to climb on: the minimal candidate's, unless they break the answers.
 
-        It is judged where it is the best so far, since much would be built on it. An engine may
+        It is judged where it is the best so far, since much would be built on it, and where another
+        start for that costs little; else when it enters the finals. An engine may
         compute one format wrongly and others well: then the next best formats are tried.
         """
         hunt, minimal = self._hunt, self._hunt.lab.minimal(build)
-        if hunt.best() == minimal:
+        is_quick = hunt.ends_with_a_trial_s(build.engine) < QUICK_SHARE * hunt.budget_s
+        if hunt.best() == minimal and is_quick:
             await hunt.judge_weights(minimal)
         if minimal.id not in hunt.refused:
             return {}
@@ -137,11 +141,24 @@ class Ladder:
             return True
         rates = explored_rates(hunt.known())
         minimals = {base.id for base in hunt.bases.values()}
-        tried = {t.candidate.id for t in hunt.known() if t.candidate.engine == engine}
+        candidates = [t.candidate for t in hunt.known() if t.candidate.engine == engine]
+        tried = {one.id for one in candidates}
+        has_weights = any(one.get("quantization") for one in candidates)
+        is_climbed = has_weights if self._has_other_weights(engine) else bool(tried - minimals)
         # what was refused tells how fast the engine is: with other weights it may be sound
         counted = tried if own is None else {own.id}
         mine = max((rates.get(id, 0.0) for id in counted), default=0.0)
-        return mine >= (CLIMBED_SHARE if tried - minimals else MINIMAL_SHARE) * rates[best.id]
+        return mine >= (CLIMBED_SHARE if is_climbed else MINIMAL_SHARE) * rates[best.id]
+
+    def _has_other_weights(self, engine: str) -> bool:
+        """Whether an engine's levers hold other weights, which may decide more than its first."""
+        hunt = self._hunt
+        build = next(one for one in hunt.builds if one.engine == engine)
+        return any(
+            dict(step).keys() == WEIGHTS
+            for lever in hunt.lab.place(build).levers()
+            for step in lever.steps
+        )
 
     def _has_time(self, engine: str) -> bool:
         """Whether there is time for a trial beside what is kept for engines that still wait.
