@@ -28,7 +28,7 @@ TIE = 0.03
 """Means closer than this share count as a tie although noise is smaller: not worth a risk."""
 BAR = 0.9
 """Who explored at less than this share of the best is not measured again: noise is not so large."""
-BAR_OF_ENGINES = 0.7
+BAR_OF_ENGINES = 0.6
 """An engine's best enters the finals with this share of the best rate: between engines a short load
 tells less than between settings of one (attention over long contexts, say)."""
 LEAST_CALM = 2
@@ -147,11 +147,16 @@ def explored_rates(trials: Sequence[Trial]) -> dict[str, float]:
 
 
 def finalists(
-    trials: Sequence[Trial], base: Candidate, most: int, refused: Mapping[str, str]
+    trials: Sequence[Trial],
+    base: Candidate,
+    most: int,
+    refused: Mapping[str, str],
+    bar_of_engines: float = BAR_OF_ENGINES,
 ) -> tuple[Candidate, ...]:
     """Return the best explored candidates and the base, the best first; nobody when that is all.
 
-    Other engines that are near have their best one among them, before the best engine's second.
+    Other engines that are near (`bar_of_engines`) have their best one among them, before the best
+    engine's second.
     """
     rates = {id: r for id, r in explored_rates(trials).items() if id not in refused}
     if not rates:
@@ -160,7 +165,7 @@ def finalists(
     by_id = {trial.candidate.id: trial.candidate for trial in trials}
     ordered = sorted(rates, key=lambda id: -rates[id])
     others: dict[str, Candidate] = {}
-    for one in (by_id[id] for id in ordered if rates[id] >= BAR_OF_ENGINES * best):
+    for one in (by_id[id] for id in ordered if rates[id] >= bar_of_engines * best):
         others.setdefault(one.engine, one)
     firsts = [one for one in others.values() if one.id != base.id]
     rest = [by_id[id] for id in ordered if rates[id] >= BAR * best and id != base.id]

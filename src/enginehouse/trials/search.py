@@ -23,6 +23,7 @@ from enginehouse.core.candidate import Build, Candidate, Settings, answer_key, p
 from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
     ABLATION,
+    BAR,
     EXPLORE,
     FINAL,
     MINIMAL,
@@ -168,11 +169,14 @@ class Hunt:
         return LONGER * own[-1].duration_s if own else 0.0
 
     def exploring_s(self) -> float:
-        """Return the seconds left for exploring: the finals keep what they are likely to take."""
+        """Return the seconds left for exploring: the finals keep what they are likely to take.
+
+        Not for an engine that is far behind: what it needs to come near is time to explore.
+        """
         base = self.base()
         here = {build.digest for build in self.builds}
         known = [t for t in self.known() if t.candidate.build_digest in here]
-        entered = finalists(known, base, self._most(), self.refused)
+        entered = finalists(known, base, self._most(), self.refused, BAR)
         lengths = [self.whole_s(one) for one in entered or (base,)]
         lengths[1:1] = [max(lengths)] * self.guests
         exams = sum(not self.lab.is_judged(one, base) for one in entered)
