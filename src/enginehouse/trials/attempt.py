@@ -115,6 +115,8 @@ class Attempt:
             guard.stop()
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+            if not self.memory:
+                self._sample()  # a short trial may end between two looks
             crashed = not self.process.is_running
             if self._was_started():
                 self._enter(Stage.STOP)
@@ -321,14 +323,19 @@ class Attempt:
             is_short=self.measuring.workload(self.bench.workload) != self.bench.workload,
         )
 
+    def _sample(self) -> float:
+        """Keep what memory is held now, where an engine holds any; return when that was."""
+        available = self.available.read()
+        rss, pss = self.process.memory() if self.process.is_running else (0, None)
+        at_s = time.perf_counter() - self.began
+        if rss:
+            self.memory.append(MemorySample(at_s, rss, pss, available))
+        return at_s
+
     async def _watch(self) -> None:
         """Sample the engine's memory and the machine's; the guard does not wait for this."""
         while True:
-            available = self.available.read()
-            rss, pss = self.process.memory() if self.process.is_running else (0, None)
-            at_s = time.perf_counter() - self.began
-            if rss:
-                self.memory.append(MemorySample(at_s, rss, pss, available))
+            at_s = self._sample()
             looks = YOUNG_LOOKS if at_s < YOUNG_S else 1
             for _ in range(looks):
                 pid = self.process.engine_pid if self.process.is_running else None
