@@ -258,15 +258,16 @@ class _Turn:
         is_remembered = self._ask.memory is not None
         texts: list[str] = []
 
-        def show(delta: Delta) -> bytes:
+        def show(delta: Delta, moment: Moment) -> bytes:
             if self._reader is not None:
                 delta = self._reader.take(delta)
-            return self._begin() + voice.delta(delta, self._moment())
+            return self._begin() + voice.delta(delta, moment)
 
         def take(chunk: bytes) -> None:
             nonlocal has_finished
             journey.chunks += 1
             progress()
+            moment = self._moment()
             shown = b""
             for event in splitter.feed(chunk):
                 delta = read_delta(event)
@@ -277,14 +278,16 @@ class _Turn:
                 journey.usage = delta.usage or journey.usage
                 if is_remembered:
                     texts.append(delta.text)
-                shown += show(delta if self._length is None else self._length.take(delta))
+                if self._length is not None:
+                    delta = self._length.take(delta)
+                shown += show(delta, moment)
             if shown:
                 pipe.push(shown)
 
         await pipe.carry(take)
         rest = self._length.rest() if self._length is not None else None
         if rest is not None:
-            pipe.push(show(rest))
+            pipe.push(show(rest, self._moment()))
         if not has_finished:
             raise broke_off(EOFError("its stream ended without a reason"), server.supervisor.reason)
         await self._remember(offer, server, "".join(texts))

@@ -110,10 +110,11 @@ class Forwarding:
         asked = self._proxy.router.offer(peek.model or "")
         if asked is None:
             return False
-        has_tools = len(peek.tools) > 4
-        is_plain = (peek.n or 1) == 1 and b'"logprobs"' not in body
-        hides_end = not asked.tells_length and b'"max_' in body and is_plain
-        return (has_tools and not asked.has_own_tools) or hides_end
+        if len(peek.tools) > 4 and not asked.has_own_tools:
+            return True
+        if asked.tells_length or (peek.n or 1) != 1:
+            return False
+        return b'"max_' in body and b'"logprobs"' not in body
 
     def _named(self, body: bytes, peek: Peek, server: Server) -> bytes:
         """Return the body with the engine's name for the model, without what is meant for us."""

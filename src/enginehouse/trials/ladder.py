@@ -70,7 +70,7 @@ class Ladder:
         theirs = next((one for one in hunt.builds if one.digest == best.build_digest), None)
         if theirs is None or not _read_the_same(place, hunt.lab.place(theirs)):
             return
-        names = {tunable.name for tunable in place.engine.tunables} | {"quantization"}
+        names = {tunable.name for tunable in place.engine.tunables} | WEIGHTS
         borrowed = {n: value for n, value in best.settings if n in names and n != "context"}
         candidate = minimal.with_settings(**borrowed)
         is_known = any(trial.candidate == candidate for trial in hunt.known())
@@ -143,8 +143,9 @@ class Ladder:
         minimals = {base.id for base in hunt.bases.values()}
         candidates = [t.candidate for t in hunt.known() if t.candidate.engine == engine]
         tried = {one.id for one in candidates}
-        has_weights = any(one.get("quantization") for one in candidates)
-        is_climbed = has_weights if self._has_other_weights(engine) else bool(tried - minimals)
+        is_climbed = any(one.get("quantization") for one in candidates) or (
+            bool(tried - minimals) and not self._has_other_weights(engine)
+        )
         # what was refused tells how fast the engine is: with other weights it may be sound
         counted = tried if own is None else {own.id}
         mine = max((rates.get(id, 0.0) for id in counted), default=0.0)
