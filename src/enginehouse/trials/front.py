@@ -13,6 +13,7 @@ from enginehouse.core.allot import LEAST_ROUNDS
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.front import Searched, entrants
 from enginehouse.trials.contracts import Watch
+from enginehouse.trials.finals import Finals
 from enginehouse.trials.search import MOST_IN_FINALS, Hunt
 
 
@@ -46,11 +47,11 @@ class FrontHunt:
             mine = tuple(c for c in entered if self._fits(name, hunt, c))
             if len(mine) > 1:
                 self.watch.on_step(f"finals under {name}: {len(mine)} candidates of all workloads")
-                await hunt.hold(mine, is_hurried=True)
+                await Finals(hunt).hold(mine, is_hurried=True)
             hunt.pause()
         for hunt in self.hunts.values():
             hunt.resume()
-            await hunt.ablate()
+            await Finals(hunt).ablate()
             hunt.pause()
 
     def _pass_on(self, ended: Hunt) -> None:
@@ -66,12 +67,10 @@ class FrontHunt:
 
     def known(self) -> tuple[Searched, ...]:
         """Return what each search knows, of earlier ones too."""
-        found = []
-        for name, hunt in self.hunts.items():
-            here = {build.digest for build in hunt.builds}
-            trials = tuple(t for t in hunt.known() if t.candidate.build_digest in here)
-            found.append(Searched(name, trials, hunt.base(), hunt.refused))
-        return tuple(found)
+        return tuple(
+            Searched(name, hunt.known_here(), hunt.base(), hunt.refused)
+            for name, hunt in self.hunts.items()
+        )
 
     def _best_so_far(self) -> tuple[Candidate, ...]:
         """Return the best of each search that has explored."""

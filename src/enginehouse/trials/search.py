@@ -6,11 +6,10 @@ which is the machine in earnest and a stored grid in `benchmarks/search_grid.py`
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from enginehouse.core.allot import LEAST_ROUNDS, finals_reserve_s, whole_trial_s
+from enginehouse.core.allot import finals_reserve_s, whole_trial_s
 from enginehouse.core.builds import (
     FIRST_CANDIDATES,
     base_found,
@@ -20,34 +19,27 @@ from enginehouse.core.builds import (
     space_of,
 )
 from enginehouse.core.candidate import Build, Candidate, Settings, answer_key, precision_key
-from enginehouse.core.choose import choose
 from enginehouse.core.contest import (
-    ABLATION,
     BAR,
     EXPLORE,
-    FINAL,
     MINIMAL,
     PROOF,
     REFERENCE,
     WHOLE,
-    Table,
-    ablations,
     explored_rates,
     finalists,
-    is_compared,
     is_disturbed,
     undisturbed,
 )
 from enginehouse.core.propose import Proposal, base_of, propose, throughput
 from enginehouse.core.trial import Outcome, Trial
 from enginehouse.trials.contracts import Lab, Watch
+from enginehouse.trials.finals import Finals
 from enginehouse.trials.ladder import Ladder
 from enginehouse.trials.sampler import Sampler
 
 EXAM_S = 12.0
 """What two exams are taken to cost before one was seen: about 8 s each for a small model."""
-FINALS_SHARE = 0.92
-MOST_ROUNDS = 6
 LEAST_CANDIDATES, LEAST_CANDIDATES_SHARE = 4, 0.5
 """So many candidates are tried before time is kept for finals, within this share of the budget: the
 minimal one, and what is known to bring most (on a CPU weights, slots, attention, drafting)."""
@@ -95,8 +87,9 @@ class Hunt:
     async def run(self) -> None:
         """Search within the budget; cancelling keeps every finished trial's record."""
         await self.explore()
-        await self._finals()
-        await self.ablate()
+        finals = Finals(self)
+        await finals.run()
+        await finals.ablate()
 
     async def explore(self) -> None:
         """Do all that comes before the finals; `hints` are tried before anything is built."""
@@ -154,6 +147,11 @@ class Hunt:
         """Return the trials of this search and of earlier ones."""
         return (*self.earlier, *self.trials)
 
+    def known_here(self) -> tuple[Trial, ...]:
+        """Return those of them whose builds are still here."""
+        here = {build.digest for build in self.builds}
+        return tuple(t for t in self.known() if t.candidate.build_digest in here)
+
     def base(self) -> Candidate:
         """Return what everything is compared with: the first that gave a token in this search."""
         first = next((t.candidate for t in self.trials if t.has_measurement), None)
@@ -174,14 +172,17 @@ class Hunt:
         Not for an engine that is far behind: what it needs to come near is time to explore.
         """
         base = self.base()
-        here = {build.digest for build in self.builds}
-        known = [t for t in self.known() if t.candidate.build_digest in here]
-        entered = finalists(known, base, self._most(), self.refused, BAR)
+        entered = finalists(self.known_here(), base, self.most_in_finals, self.refused, BAR)
         lengths = [self.whole_s(one) for one in entered or (base,)]
         lengths[1:1] = [max(lengths)] * self.guests
         exams = sum(not self.lab.is_judged(one, base) for one in entered)
         reserve_s = finals_reserve_s(lengths, exams * self.exams_s / 2, self.budget_s)
         return self.left_s() - reserve_s
+
+    @property
+    def most_in_finals(self) -> int:
+        """How many of the best are measured beside the base."""
+        return MOST_IN_FINALS + (self.budget_s >= LONG_BUDGET_S)
 
     @property
     def window_s(self) -> float:
@@ -376,89 +377,6 @@ class Hunt:
                     f"the machine has drifted: the first candidate is {change:+.0%} now; "
                     "what was explored before and after is compared with care"
                 )
-
-    async def _finals(self) -> None:
-        """Measure the best and the base in rounds until noise no longer hides who is best.
-
-        Who would win has its answers judged first; whose answers break is refused and replaced.
-        """
-        if not self.trials:
-            return
-        base = self.base()
-        entered = await self._admit(base, self._most())
-        if len(entered) < 2:
-            return
-        if not self._fits(LEAST_ROUNDS, entered) and base in entered[1:]:
-            entered = (entered[0], base)  # rounds tell more than another that is nearly as good
-        await self.hold(entered, is_hurried=len(self.trials) <= FIRST_CANDIDATES)
-
-    async def hold(self, entered: Sequence[Candidate], is_hurried: bool) -> None:
-        """Measure finalists in rounds; a hurried first round may go beyond the budget.
-
-        Who fails is not measured again: a table of whole rounds has no place for it. What something
-        else on the machine disturbed is, once, while there is time.
-        """
-        for number in range(MOST_ROUNDS):
-            needed = sum(self.whole_s(c) for c in entered)
-            share = 1.0 if number < LEAST_ROUNDS else FINALS_SHARE
-            share = 2.0 if is_hurried and number == 0 else share
-            if not entered or self.left_s(share) < needed:
-                return
-            order = list(entered)
-            random.Random(f"{self.seed}/{number}").shuffle(order)
-            for place, candidate in enumerate(order):
-                came_from = next(
-                    (t.remedy for t in self.known() if t.candidate == candidate and t.remedy), None
-                )
-                proposal = Proposal(candidate, f"finals, round {number + 1}", remedy=came_from)
-                tried = await self.attempt(proposal, self.build_of(candidate), FINAL)
-                rest_s = sum(self.whole_s(c) for c in order[place:])
-                if tried.has_measurement and is_disturbed(tried) and self.left_s() > rest_s:
-                    again = replace(proposal, reason=f"{proposal.reason}, again: it was disturbed")
-                    tried = await self.attempt(again, self.build_of(candidate), FINAL)
-                if not tried.has_measurement:
-                    entered = tuple(one for one in entered if one != candidate)
-            is_enough = number + 1 >= LEAST_ROUNDS
-            if is_enough and Table.of(self.trials, entered).is_decided():
-                return
-
-    def _most(self) -> int:
-        return MOST_IN_FINALS + (self.budget_s >= LONG_BUDGET_S)
-
-    def _fits(self, rounds: int, entered: Sequence[Candidate]) -> bool:
-        return self.left_s() >= rounds * sum(self.whole_s(one) for one in entered)
-
-    async def _admit(self, base: Candidate, most: int) -> tuple[Candidate, ...]:
-        """Return the finalists whose answers are good enough."""
-        here = {build.digest for build in self.builds}
-        while True:
-            known = [t for t in self.known() if t.candidate.build_digest in here]
-            entered = finalists(known, base, most, self.refused)
-            for candidate in entered:
-                if not await self.judge(candidate):
-                    break
-            else:
-                return entered
-
-    async def ablate(self) -> None:
-        """Measure the winner without each of its settings, where no trial shows it yet."""
-        if not self.trials:
-            return
-        base = self.base()
-        ranked = choose(self.trials, base, self.refused)
-        if not ranked or not ranked[0].trial.has_measurement:
-            return
-        winner = ranked[0].trial.candidate
-        build = self.build_of(winner)
-        place = self.lab.place(build)
-        for settings, without in ablations(winner, base):
-            if self.left_s() < self.whole_s(winner):
-                return
-            seen = is_compared(self.trials, winner, without)
-            if seen or place.refuse(without) is not None:
-                continue
-            names = ", ".join(name for name, _ in settings) or "the default"
-            await self.attempt(Proposal(without, f"what {names} brings"), build, ABLATION)
 
     def whole_s(self, candidate: Candidate) -> float:
         """Return how long a whole trial of a candidate takes: by its last one, else predicted.
