@@ -180,7 +180,7 @@ async def compare(
     rounds: list[Round] = []
     await process.start()
     try:
-        await wait_ready(endpoint, engine.ready_path)
+        await wait_ready(endpoint, engine.ready_path, process)
         load = await make_load(endpoint, model.name, streams, options)
         data = folder / f"prompts-{streams}.jsonl"
         data.write_text(data_lines(load))
@@ -233,10 +233,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def wait_ready(endpoint: Endpoint, path: str) -> None:
-    """Wait until the engine has loaded its model."""
+async def wait_ready(endpoint: Endpoint, path: str, process: EngineProcess) -> None:
+    """Wait until the engine has loaded its model; end with its log's last lines when it has not."""
     async with open_session(endpoint, keep_alive=False) as session:
         for _ in range(600):
+            if not process.is_running:
+                break
             try:
                 async with session.get(path) as answer:
                     if answer.status == 200:
@@ -244,7 +246,8 @@ async def wait_ready(endpoint: Endpoint, path: str) -> None:
             except OSError:
                 pass
             await asyncio.sleep(0.1)
-    raise TimeoutError("the engine was not ready within a minute")
+    why = "was not ready within a minute" if process.is_running else "ended"
+    sys.exit("\n".join((f"the engine {why}:", *process.log_tail())))
 
 
 async def ours(endpoint: Endpoint, load: Load) -> Measurement:

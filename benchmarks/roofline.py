@@ -238,7 +238,7 @@ async def measure_side(
         )
         await process.start()
         try:
-            await wait_ready(endpoint, engine.ready_path)
+            await wait_ready(endpoint, engine.ready_path, process)
             ask_all(endpoint.base_url, [prompt], 8)
             before = measure_memory_bandwidth(threads)
             for _ in range(REQUESTS):
