@@ -196,6 +196,22 @@ def test_engines_say_what_they_were_built_for() -> None:
     assert facts.get("engine.ollama.models") == ("qwen3:4b", "me/mine:latest")
 
 
+def test_the_fork_of_llama_cpp_is_told_by_its_flags() -> None:
+    """Both servers say their version alike; a high number is llama.cpp's without asking more."""
+
+    def name_of(number: int, flags: str) -> object:
+        commands: dict[tuple[str, ...], Answer] = {
+            ("llama-server", "--version"): Answer(0, f"version: {number} (abc)"),
+            ("llama-server", "--help"): Answer(0, flags),
+        }
+        facts = facts_of(engine_facts, FakeSource({}, commands))
+        return facts.get("engine.llama_server.name")
+
+    assert name_of(4000, "-rtr, --run-time-repack  repack") == "ik_llama.cpp"
+    assert name_of(4000, "--repack") == "llama.cpp"
+    assert name_of(9000, "--run-time-repack") == "llama.cpp"
+
+
 def test_docker_without_its_daemon_is_said() -> None:
     """What was configured still tells whether containers would reach the GPU."""
     files = {"/etc/docker/daemon.json": '{"runtimes": {"nvidia": {}}}'}

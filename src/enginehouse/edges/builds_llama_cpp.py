@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,14 +17,12 @@ from enginehouse.core.errors import UserError
 from enginehouse.edges.digests import digest_file
 from enginehouse.edges.installed import installed
 from enginehouse.edges.machine.cpu import cpu_facts
+from enginehouse.edges.paths import program_path
 from enginehouse.edges.seam import LiveSource, Reader
+from enginehouse.engines.ik_llama_cpp import is_fork
 
 ENGINE, FORK = "llama.cpp", "ik_llama.cpp"
 SERVER = "llama-server"
-FORKS_FLAG = "--run-time-repack"
-"""A flag that only the fork has."""
-FORK_BELOW = 8000
-"""The fork counts its builds on from b3600; one with a higher number is not asked for its flags."""
 ANSWER_LIMIT_S = 10
 VERSION = re.compile(r"version:\s*(?:(\d+)\s*\((\w+)\)|\S+ \(build (\d+), commit (\w+)\))")
 """As llama-server prints it: `version: 11434 (abc123)`, and `version: 0.6.0 (build 11549, commit
@@ -70,7 +67,7 @@ def find_binary(named: str = "") -> Build | None:
     Raises:
         UserError: `engine.not_usable`, when the named program cannot be one.
     """
-    program = shutil.which(named or SERVER)
+    program = program_path(named or SERVER)
     if program is None:
         if named:
             raise _not_usable(
@@ -88,20 +85,13 @@ def find_binary(named: str = "") -> Build | None:
             f"`{program} --version` printed {text.strip()[:120]!r}",
         )
     return Build(
-        engine=FORK if is_fork(program, version) else ENGINE,
+        engine=FORK if is_fork(version, lambda: _ask(program, "--help")) else ENGINE,
         kind="binary",
         version=version,
         digest=digest_file(Path(program)),
         command=(program,),
         path=program,
     )
-
-
-def is_fork(program: str, version: str) -> bool:
-    """Return whether a `llama-server` that says `version` of itself is ik_llama.cpp's."""
-    number = re.match(r"b(\d+)", version)
-    may_be = number is not None and int(number[1]) < FORK_BELOW
-    return may_be and FORKS_FLAG in _ask(program, "--help")
 
 
 def find_native(engine: str = ENGINE) -> tuple[Build, ...]:
@@ -122,7 +112,7 @@ def find_program(name: str) -> Path | None:
     for folder, record in installed(ENGINE):
         if record.kind == "native" and record.cpu == here and name in record.programs:
             return folder / record.programs[name]
-    found = shutil.which(name)
+    found = program_path(name)
     return Path(found) if found else None
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from enginehouse.core.candidate import Build
 from enginehouse.core.errors import UserError
-from enginehouse.edges.paths import engines_dir
+from enginehouse.edges.paths import engines_dir, program_path
 
 ENGINE = "ollama"
 VERSION = re.compile(r"version is (\d[\w.+-]*)")
@@ -26,7 +25,7 @@ def find_ollama(named: str = "") -> tuple[Build, ...]:
     Raises:
         UserError: `engine.not_usable`, when the named program cannot be one.
     """
-    program = shutil.which(named or ENGINE)
+    program = program_path(named or ENGINE)
     said = _ask_version(program) if program else f"{named}: no such file, or not executable"
     versions = VERSION.findall(said) if program else []
     if program is None or not versions:

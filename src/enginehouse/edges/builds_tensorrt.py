@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from pathlib import Path
 
 from enginehouse.core.candidate import Build
+from enginehouse.edges.paths import program_path
 
 LLM, EDGE = "tensorrt-llm", "tensorrt-edge-llm"
 COMMANDS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -26,7 +26,7 @@ def find_tensorrt() -> tuple[Build, ...]:
     """Return the builds whose command is on PATH, one an engine."""
     found: dict[str, Build] = {}
     for engine, command, distribution, words in COMMANDS:
-        program = shutil.which(command)
+        program = program_path(command)
         build = _build_of(engine, Path(program), distribution, words) if program else None
         if build is not None:
             found.setdefault(engine, build)

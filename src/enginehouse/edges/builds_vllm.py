@@ -24,7 +24,7 @@ def find_vllm(named_python: str = "") -> tuple[Build, ...]:
     Raises:
         UserError: `engine.not_usable`, when the named Python has no vLLM beside it.
     """
-    named = read_environment(Path(named_python)) if named_python else None
+    named = read_environment(Path(named_python).absolute()) if named_python else None
     if named_python and named is None:
         raise UserError(
             "engine.not_usable",

@@ -16,6 +16,7 @@ from enginehouse.core.container import leftovers_argv, remove_argv
 from enginehouse.core.errors import MachineError, UserError
 from enginehouse.core.image import Image, images_for
 from enginehouse.core.machine import Machine
+from enginehouse.edges.paths import program_path
 from enginehouse.knowledge.containers import load_images
 
 PROGRAMS = ("docker", "podman")
@@ -42,7 +43,7 @@ def find_runtimes() -> tuple[Runtime, ...]:
     """Return Docker and Podman as far as they are on PATH, the one that answers first."""
     found = []
     for name in PROGRAMS:
-        program = shutil.which(name)
+        program = program_path(name)
         if program is not None:
             done = _run((program, "images", "--quiet"))  # podman's `info` takes 15 times as long
             found.append(Runtime(program, "" if done.returncode == 0 else _first_line(done)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import platformdirs
@@ -35,8 +36,17 @@ def config_dir() -> Path:
     )
 
 
+def program_path(name: str) -> str | None:
+    """Return a program's absolute path, by its name on PATH or by a path; None when there is none.
+
+    Engines run in folders of their own, and what is recorded is started from others than this one.
+    """
+    found = shutil.which(name)
+    return os.path.abspath(found) if found else None
+
+
 def _folder(variable: str, default: str) -> Path:
-    folder = Path(os.environ.get(variable) or default)
+    folder = Path(os.environ.get(variable) or default).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as problem:

@@ -22,6 +22,7 @@ from enginehouse.edges.group_memory import GroupMemory
 from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
 
 TAIL_BYTES = 16_384
+SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Ended:
 
 class EngineProcess:
     """A child in its own session and process group, its output in a log file.
+
+    It runs in that file's folder: engines leave logs and dumps where they are started, which tell
+    of a failure beside the log, and Python imports modules from there.
 
     On Linux the kernel ends it when Enginehouse dies (`setpriv --pdeathsig`, where util-linux is
     there); the lease covers the rest, at the next start. `prefix` is what becomes the engine's
@@ -116,7 +120,8 @@ class EngineProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **self._env, MARKER: lease.id},
+                    env={**os.environ, **_whole_search_paths(), **self._env, MARKER: lease.id},
+                    cwd=self._log_path.parent,
                     start_new_session=True,
                 )
         except OSError as problem:
@@ -280,6 +285,16 @@ def read_tail(path: Path, lines: int) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(deque(text.splitlines(), maxlen=lines))
+
+
+def _whole_search_paths() -> dict[str, str]:
+    """Return the lists of folders in our environment so that they mean the same in any folder."""
+    found = {name: os.environ.get(name, "").split(os.pathsep) for name in SEARCH_PATHS}
+    return {
+        name: os.pathsep.join(os.path.abspath(part) for part in parts)
+        for name, parts in found.items()
+        if any(parts)
+    }
 
 
 def die_with_parent() -> tuple[str, ...]:

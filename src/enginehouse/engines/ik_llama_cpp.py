@@ -8,6 +8,8 @@ a request, and computes several slots wrongly with flash attention (`refuse_sett
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from enginehouse.core.candidate import Build, Candidate, settings_of
@@ -42,9 +44,20 @@ ALWAYS = ("--no-context-shift", "--log-disable")
 the folder that the server was started in."""
 MISPACKED = ("IQ4_NL",)
 """Quantizations whose repacked form gives no numbers; others of this kind were not tried."""
+FORK_BELOW = 8000
+"""The fork counts its builds on from b3600; one with a higher number is not asked for its flags."""
 OF_ONE_SLOT = ({"flash_attention"}, {"kv_type"})
 OF_LLAMA_CPP = ({"speculation"}, {"ubatch"}, {"batch"}, {"threads"}, {"huge_pages", "mmap"})
 """Which of llama.cpp's levers hold here too, by what they set."""
+
+
+def is_fork(version: str, help_of: Callable[[], str]) -> bool:
+    """Return whether a `llama-server` of a version, as `b3912 (…)`, is ik_llama.cpp's.
+
+    Both say their name alike; what tells is a flag in the help that only the fork has.
+    """
+    number = re.match(r"b(\d+)", version)
+    return number is not None and int(number[1]) < FORK_BELOW and REPACK.flag in help_of()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from enginehouse.core.facts import Fact, Value
 from enginehouse.edges.seam import Reader
+from enginehouse.engines.ik_llama_cpp import is_fork
 
 SITES = (
     "~/*/lib/python3*/site-packages", "~/.venv*/lib/python3*/site-packages",
@@ -64,10 +65,11 @@ def _llama_server(reader: Reader) -> Iterator[Fact]:
     found = {BACKENDS[name] for name, _ in devices if name in BACKENDS}
     found |= {BACKENDS[name] for name in loaded if name in BACKENDS}
     found |= {"CUDA"} if "ggml_cuda_init" in said.output else set()
+    version = f"b{match[1]} ({match[2]})"
     values: dict[str, Value] = {
-        "name": "llama.cpp",
+        "name": "ik_llama.cpp" if is_fork(version, lambda: _help(reader)) else "llama.cpp",
         "kind": "llama-server",
-        "version": f"b{match[1]} ({match[2]})",
+        "version": version,
         "built_for": tuple(sorted(found)) or ("CPU",),
         "devices": tuple(text for _, text in devices),
     }
@@ -77,6 +79,11 @@ def _llama_server(reader: Reader) -> Iterator[Fact]:
     if compiler:
         values["compiler"] = compiler[1]
     yield from _engine(reader, "llama_server", values, f"command {' '.join(argv)}")
+
+
+def _help(reader: Reader) -> str:
+    said = reader.source.run("llama-server", "--help")
+    return said.output if said else ""
 
 
 def _ollama(reader: Reader) -> Iterator[Fact]:
