@@ -20,7 +20,7 @@ from enginehouse.edges.progress import Progress
 from enginehouse.engines import load_engines
 
 if TYPE_CHECKING:
-    from enginehouse.edges.native_build import Built, NativeBuild, Wanted
+    from enginehouse.edges.native_build import NativeBuild, Wanted
 
 
 OWN_IMAGES = {
@@ -131,21 +131,11 @@ def _listed(engine: Engine, builds: Sequence[Build], offers: tuple[Offer, ...]) 
 
 
 def prepare_build(engine: str, machine: Machine, wanted: Wanted, progress: Progress) -> NativeBuild:
-    """Return the native build of an engine that would be made here."""
+    """Return the native build of an engine that its `make` makes here, unless it is here."""
     from enginehouse.edges.fetch_sdist import open_index
     from enginehouse.edges.native_build import prepare
 
     return prepare(machine, wanted, cache_dir(), open_index(), progress, SOURCES[engine])
-
-
-def build_engine(engine: str, machine: Machine, wanted: Wanted, progress: Progress) -> Built:
-    """Build an engine for this machine, unless that very build is here."""
-    from enginehouse.edges.fetch_sdist import open_index
-    from enginehouse.edges.native_build import prepare
-
-    index = open_index()
-    plan = prepare(machine, wanted, cache_dir(), index, progress, SOURCES[engine])
-    return plan.make(index)
 
 
 def removable(name: str) -> tuple[Path, ...]:

@@ -55,27 +55,37 @@ def engines_list(call: Call) -> None:
     help="Compilers at once; by default one a core, fewer where memory is short.",
 )  # fmt: skip
 @click.option("--version", default="", help="Version of the source; by default the newest.")
+@click.option(
+    "--source", default="", metavar="FOLDER", help="A checkout of yours, instead of a package's."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be built, and how; build nothing.")
 def engines_build(
-    call: Call, engine: str, cuda: bool | None, jobs: int | None, version: str, dry_run: bool
+    call: Call,
+    engine: str,
+    cuda: bool | None,
+    jobs: int | None,
+    version: str,
+    source: str,
+    dry_run: bool,
 ) -> None:
     """Build ENGINE from source for this machine.
 
     The source is the one inside a package of your index: xllamacpp for llama.cpp,
-    ik-llama-cpp-python for ik_llama.cpp. An interrupted build goes on where it stopped; the same
-    build is not made twice. Afterwards `find` tries it beside the others.
+    ik-llama-cpp-python for ik_llama.cpp; or the one in FOLDER. An interrupted build goes on where
+    it stopped; the same build is not made twice. Afterwards `find` tries it beside the others.
     """
-    from enginehouse.app_engines import build_engine, prepare_build
+    from enginehouse.app_engines import prepare_build
     from enginehouse.edges.native_build import Wanted
 
-    wanted = Wanted(cuda, jobs, version)
+    if version and source:
+        raise click.UsageError("--version chooses among packages, --source builds what is there")
+    wanted = Wanted(cuda, jobs, version, source)
     with call.house() as house:
-        machine = house.look()
+        plan = prepare_build(engine, house.look(), wanted, open_progress())
         if dry_run:
-            plan = prepare_build(engine, machine, wanted, open_progress())
             call.show(_plan_document(plan), lambda: _plan_text(plan))
             return
-        built = build_engine(engine, machine, wanted, open_progress())
+        built = plan.make()
     call.show(_built_document(built), lambda: _built_text(built))
 
 

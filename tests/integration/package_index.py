@@ -17,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 VERSION = "2026.10.11549"
 CMAKE_LISTS = """
 cmake_minimum_required(VERSION 3.14)
-project(small C CXX)
+project("llama.cpp" C CXX)
+set(LLAMA_BUILD_NUMBER 0 CACHE STRING "")
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 if(NOT GGML_NATIVE OR LLAMA_BUILD_TESTS)
   message(FATAL_ERROR "not the flags of a native build")

@@ -20,7 +20,7 @@ from enginehouse.core.native_build import TARGETS
 from enginehouse.edges.leases import MARKER
 from enginehouse.edges.locks import hold
 from tests.integration.houses import House
-from tests.integration.package_index import Index, forks_sdist, sdist, serve
+from tests.integration.package_index import PROJECT, Index, forks_sdist, sdist, serve
 
 MISSING = [name for name in ("cmake", "ninja", "cc", "c++") if shutil.which(name) is None]
 needs_tools = pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {', '.join(MISSING)}")
@@ -112,6 +112,55 @@ def test_the_fork_is_built_from_its_own_package(house: House, index: Index) -> N
     (native,) = listed["ik_llama.cpp"]["builds"]
     assert native["path"] == str(folder / "bin" / "llama-server")
     assert not [b for b in listed["llama.cpp"]["builds"] if b["kind"] == "native"]
+
+
+def checkout(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A checkout of the small project, tagged b12000, with what was changed since."""
+    folder.mkdir()
+    for name, text in (*PROJECT.items(), (".gitignore", "/build/\n")):
+        (folder / name).write_text(text)
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "all"), ("tag", "b12000")):
+        subprocess.run(("git", "-C", folder, *words), check=True)
+    for name, text in changes:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@needs_tools
+def test_a_checkout_is_built_where_it_lies(house: House, index: Index) -> None:
+    """Nothing is fetched; its tag is the version, and what git ignores is no part of it."""
+    tree = checkout(house.folder / "llama.cpp")
+    document = house.run_json(*BUILD, "--source", str(tree))
+    record = document["build"]
+    assert Path(document["folder"]).name.startswith("b12000-")
+    assert (record["version"], record["source"]) == ("b12000", str(tree))
+    assert sorted(path.name for path in tree.iterdir()) == sorted((".git", ".gitignore", *PROJECT))
+    assert index.asked == []
+
+    same = checkout(house.folder / "same", ("build/objects", "ignored"))
+    again = house.run_json(*BUILD, "--source", str(same), "--dry-run")
+    assert (again["folder"], again["is_here"]) == (document["folder"], True)
+    other = checkout(house.folder / "other", ("first.cpp", "int first() { return 0; } // mine\n"))
+    changed = house.run_json(*BUILD, "--source", str(other), "--dry-run")
+    assert (changed["version"], changed["is_here"]) == ("b12000", False)
+    shutil.rmtree(other / ".git")
+    plain = house.run_json(*BUILD, "--source", str(other), "--dry-run")
+    assert (plain["version"], plain["source_digest"]) == ("source", changed["source_digest"])
+
+
+def test_a_folder_that_is_not_the_engines_source_is_refused(house: House) -> None:
+    """It says what it lacks, or whose source it is."""
+    nothing, fork = house.folder / "nothing", checkout(house.folder / "fork")
+    nothing.mkdir()
+    (fork / "ggml" / "src" / "iqk").mkdir(parents=True)
+    for folder, why in ((nothing, "No such file"), (fork, "it is that of ik_llama.cpp")):
+        code, error = error_of(house, *BUILD, "--source", str(folder))
+        assert (code, error["id"]) == (2, "source.not_one")
+        assert why in error["evidence"][0]
+    (nothing / "CMakeLists.txt").write_text("project(other)\n")
+    assert "names no project" in error_of(house, *BUILD, "--source", str(nothing))[1]["evidence"][0]
 
 
 @needs_tools

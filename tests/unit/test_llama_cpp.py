@@ -184,6 +184,7 @@ def test_huge_pages_are_a_variable_and_tried_for_large_weights_only() -> None:
         ("native", "b11549", {"mlock": "on"}, ["--load-mode", "mmap+mlock"]),
         ("native", "b12000", {"mlock": "on", "mmap": "off"}, ["--load-mode", "mlock"]),
         ("native", "b11549", {}, []),
+        ("native", "g0a1b2c3", {"mmap": "off"}, ["--load-mode", "none"]),
         ("wheel", "2026.10.11549", {"mmap": "off"}, ["--no-mmap"]),
         ("container", "", {"mmap": "off"}, ["--no-mmap"]),
     ],

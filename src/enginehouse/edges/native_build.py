@@ -1,4 +1,4 @@
-"""Build an engine natively: source from the package index, CMake, ninja, kept by what it is of.
+"""Build an engine natively: source from the index or a folder, CMake, ninja, kept by what it is of.
 
 <cache>/sources/<package>-<version>.tar.gz    the source as it was fetched
 <cache>/build/<engine>/<version>-<key>/       source, objects and log of an unfinished build
@@ -44,6 +44,7 @@ from enginehouse.edges.logged_child import run_logged
 from enginehouse.edges.processes import Ended
 from enginehouse.edges.progress import Progress
 from enginehouse.edges.source_archive import unpack_part
+from enginehouse.edges.source_tree import read_tree
 from enginehouse.edges.toolchain import find_compiler, find_toolkit, find_tools
 from enginehouse.knowledge.patterns import load_book
 
@@ -60,6 +61,8 @@ class Wanted:
     cuda: bool | None = None
     jobs: int | None = None
     version: str = ""
+    tree: str = ""
+    """A folder of the user's with the source, which is built in the place of a package's."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class NativeBuild:
     key: str
     jobs: int
     cache: Path
+    index: PackageIndex
     progress: Progress
+    tree: Path | None = None
 
     @property
     def version(self) -> str:
@@ -101,7 +106,12 @@ class NativeBuild:
         """The folder of the unfinished one."""
         return self.cache / "build" / self.source.engine / f"{self.version}-{self.key}"
 
-    def make(self, index: PackageIndex) -> Built:
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the source: the user's, or what is unpacked for the build."""
+        return self.tree or self.work / "source"
+
+    def make(self) -> Built:
         """Build it, going on with what an interrupted build left, unless it is there already.
 
         Raises:
@@ -116,7 +126,8 @@ class NativeBuild:
                 return Built(self.target, record, self.recipe.why, False)
             self.work.mkdir(parents=True, exist_ok=True)
             self._check_room()
-            self._prepare_source(index)
+            if self.tree is None:
+                self._prepare_source()
             self._set_old_log_aside()
             self._compile()
             record = self._install()
@@ -137,13 +148,13 @@ class NativeBuild:
                 remedies=("free some space, or set ENGINEHOUSE_CACHE_DIR to another disk",),
             )
 
-    def _prepare_source(self, index: PackageIndex) -> None:
-        if not (self.work / "source").exists():
-            archive = fetch_source(self.sdist, self.cache, index, self.progress)
+    def _prepare_source(self) -> None:
+        if not self.folder.exists():
+            archive = fetch_source(self.sdist, self.cache, self.index, self.progress)
             self.progress.begin(f"unpacking {archive.name}", None)
-            unpack_part(archive, self.source.folder, self.work / "source")
+            unpack_part(archive, self.source.folder, self.folder)
         for name, text in self.source.files:
-            path = self.work / "source" / name
+            path = self.folder / name
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
@@ -157,7 +168,7 @@ class NativeBuild:
         objects = self.work / "objects"
         number = build_number(self.sdist.version)
         configure = (
-            self.toolchain.cmake, "-S", str(self.work / "source"), "-B", str(objects),
+            self.toolchain.cmake, "-S", str(self.folder), "-B", str(objects),
             "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.toolchain.ninja}",
             *self.recipe.defines,
             *((f"-DLLAMA_BUILD_NUMBER={number}",) if number else ()),
@@ -254,16 +265,18 @@ def prepare(
     """Look at what there is to build with and from; nothing is fetched yet but CMake, at need.
 
     Raises:
-        UserError: `build.no_compiler`, `build.no_cuda`, `source.no_package`.
+        UserError: `build.no_compiler`, `build.no_cuda`, `source.no_package`, `source.not_one`.
         MachineError: `build.no_tools`, `network.unreachable`.
     """
+    tree = Path(wanted.tree).expanduser().absolute() if wanted.tree else None
+    sdist = read_tree(tree, source.engine) if tree else None
     compiler = find_compiler()
     toolkit = None if wanted.cuda is False else find_toolkit()
     recipe = choose_recipe(machine, toolkit, wanted.cuda, source)
     tools = find_tools(oldest_cmake(recipe), cache, progress)
     used = toolkit if recipe.has_cuda else None
     toolchain = replace(tools, compiler=compiler, toolkit=used)
-    sdist = find_source(wanted.version, cache, index, source.package)
+    sdist = sdist or find_source(wanted.version, cache, index, source.package)
     if not sdist.sha256:
         archive = fetch_source(sdist, cache, index, progress)
         sdist = replace(sdist, sha256=hash_file(archive))
@@ -276,7 +289,9 @@ def prepare(
         key=key_of(sdist.sha256, recipe.flags, toolchain, machine),
         jobs=wanted.jobs or choose_jobs(machine),
         cache=cache,
+        index=index,
         progress=progress,
+        tree=tree,
     )
 
 

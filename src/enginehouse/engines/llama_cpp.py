@@ -291,7 +291,9 @@ def _load_flags(build: Build, candidate: Candidate) -> list[str]:
     """Return how the weights are loaded, in the build's own words (the wheel's server is ours)."""
     is_copied, is_locked = candidate.get("mmap") == "off", candidate.get("mlock") == "on"
     number = re.match(r"b(\d+)", build.version)
-    if build.kind == "wheel" or number is None or int(number[1]) < LOAD_MODE_FROM:
+    # a native build without a number is of a checkout without tags, which is taken to be new
+    unknown = LOAD_MODE_FROM if build.kind == "native" else 0
+    if build.kind == "wheel" or (int(number[1]) if number else unknown) < LOAD_MODE_FROM:
         return [*(["--no-mmap"] if is_copied else []), *(["--mlock"] if is_locked else [])]
     if is_locked:
         return ["--load-mode", "mlock" if is_copied else "mmap+mlock"]
