@@ -1,7 +1,7 @@
 """Hold `find`'s search against an exhaustive grid that was measured once and stored.
 
     ./dev bench search_grid measure --llama-server FILE     (about 17 minutes, a quiet machine)
-    ./dev bench search_grid replay [--seeds 5]              (seconds)
+    ./dev bench search_grid replay [--seeds 5] [--grid FILE]    (seconds)
 
 `measure` tries every candidate of the search's own space under the workload `chat` with the small
 demo model, in a random order, each with two thirds of the load, and stores rates and durations in
@@ -10,7 +10,8 @@ noise. The sixteen fastest are then measured three times more, and the mean of t
 largest of two hundred noisy figures is larger than any true one. `replay` runs the very search of
 `find` on those figures with a simulated clock: a trial takes the time that it took in the grid and
 shows the stored rate times noise of the measured size, new for each trial. Nothing but the machine
-is replaced. The budget is 12 % of the grid's time.
+is replaced. The budget is 12 % of the grid's time. `search_grid_drifting.json` is another grid, of
+an hour in which the machine drifted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import geometric_mean, median, stdev
+from statistics import geometric_mean, mean, median, stdev
 from typing import Any
 
 from enginehouse.app import House
@@ -78,14 +79,15 @@ def main() -> None:
     parser.add_argument("what", choices=("measure", "replay"))
     parser.add_argument("--llama-server", default="", help="a native build beside the wheel")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--grid", type=Path, default=STORED, help="what was measured")
     options = parser.parse_args()
     if options.what == "measure":
-        measure_grid(options.llama_server)
+        measure_grid(options.llama_server, options.grid)
     else:
-        replay(options.seeds)
+        replay(options.seeds, options.grid)
 
 
-def measure_grid(llama_server: str) -> None:
+def measure_grid(llama_server: str, stored: Path) -> None:
     """Measure every candidate of the space and store what came of it."""
     with (
         tempfile.TemporaryDirectory(prefix="enginehouse-grid-") as folder,
@@ -117,7 +119,7 @@ def measure_grid(llama_server: str) -> None:
             "builds": [dataclasses.asdict(build) for build in builds],
             "rows": rows,
         }
-        STORED.write_text(json.dumps(scrubbed(document), indent=0) + "\n")
+        stored.write_text(json.dumps(scrubbed(document), indent=0) + "\n")
 
 
 def refine(
@@ -262,11 +264,11 @@ class StoredBench:
         return engine.minimal(build, self.forms.of(engine), WORKLOAD)
 
 
-def replay(seeds: int) -> None:
+def replay(seeds: int, stored: Path) -> None:
     """Run the search on the stored grid with several seeds and print a Markdown table."""
     import msgspec
 
-    document = json.loads(STORED.read_text())
+    document = json.loads(stored.read_text())
     machine = msgspec.convert(document["machine"], Machine)
     model = msgspec.convert(document["model"], Model)
     variants = {n: msgspec.convert(v, Model) for n, v in document["variants"].items()}
@@ -287,7 +289,7 @@ def replay(seeds: int) -> None:
     )
     print("| seed | trials | chosen ÷ grid's best | within 3 % after | of the grid's time |")
     print("|---|---|---|---|---|")
-    chosen, shares = [], []
+    chosen, shares, tried = [], [], []
     for seed in range(seeds):
         lab = GridLab(bench, rows, noise, random.Random(seed), best=best)
         hunt = Hunt(lab, builds, SHARE * total_s, SilentWatch(), seed)
@@ -295,11 +297,18 @@ def replay(seeds: int) -> None:
         winner = choose(hunt.trials, hunt.base(), hunt.refused)[0].trial.candidate
         chosen.append(rows[winner.id]["rate"] / best)
         shares.append(lab.reached_s / total_s)
+        measured = [t for t in hunt.trials if t.has_measurement]
+        tried.append(max(rows[t.candidate.id]["rate"] for t in measured) / best)
         print(
             f"| {seed} | {lab.number} | {chosen[-1]:.3f} | {lab.reached_s:.0f} s "
             f"| {shares[-1]:.1%}, all {lab.clock_s / total_s:.1%} |"
         )
     print(f"| median | | {median(chosen):.3f} | | {median(shares):.1%} |")
+    near = mean(share >= NEAR for share in chosen)
+    print(
+        f"\nmean {mean(chosen):.3f} of the grid's best, {near:.0%} within 3 %; "
+        f"the best that was tried {mean(tried):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,29 @@
-"""Ask Optuna where to look next, given everything that was measured.
+"""Where to look next, given everything that was measured (`core/surrogate.py`).
 
-A study is rebuilt from the trials' records at each start, so that nothing but the records has to be
-kept and a search goes on where it stopped. The sampler is the tree-structured Parzen estimator with
-joint (multivariate) distributions, one group of parameters for each engine.
+Nothing but the trials' records is kept: a search that goes on tells it all of them again.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.space import Dimension, Value, candidate_at, point_of
+from enginehouse.core.surrogate import Codes, believe
 
-if TYPE_CHECKING:
-    import optuna
+MOST_POINTS = 8_000
+"""A larger space is looked at in so many places, and around what was measured."""
+LARGE = frozenset({"engine", "build", "quantization", "slots", "max_num_seqs", "enforce_eager"})
+"""Features that were seen to change rates several times over; others change them by parts."""
+OF_A_FAILURE = 0.5
+"""What failed is taken to make this share of the slowest that was measured."""
 
-MOST_ASKS = 40
-"""How often the sampler is asked until it names a candidate that is new and allowed."""
-NEAR_THE_BEST = 8
-GOOD_SHARE = 0.25
-"""Optuna's own 0.1 leaves one good trial of ten, too few to tell what they have in common."""
+Features = dict[str, Value]
 
 
 class Sampler:
@@ -36,92 +38,94 @@ class Sampler:
         """Take each build's base by digest, and each engine's dimensions by its name."""
         self._bases = dict(bases)
         self._dimensions = dict(dimensions)
-        self._study = _new_study(seed)
+        self._random = random.Random(seed)
+        self._names = ("engine", "build", *dict.fromkeys(d.name for d in _all(dimensions)))
+        self._numbers: dict[tuple[str, Value], int] = {}
         self._seen: set[str] = set()
+        self._measured: dict[str, tuple[Features, list[float]]] = {}
+        self._is_whole = True
+        self._pool: dict[str, tuple[Candidate, Features]] = {}
+        for base in self._bases.values():
+            self._add(base, self._points(self._dimensions[base.engine]))
 
     def learn(self, candidate: Candidate, rate: float) -> None:
         """Take what a candidate measured in tokens per second, 0 for one that failed."""
-        import optuna
-
         self._seen.add(candidate.id)
+        base = self._bases.get(candidate.build_digest)
         dimensions = self._dimensions.get(candidate.engine, ())
         point = point_of(candidate, dimensions)
-        if point is None or candidate.build_digest not in self._bases:
+        if base is None or point is None:
             return
-        params = {"build": candidate.build_digest}
-        distributions: dict[str, Any] = {"build": self._builds()}
-        for dimension in dimensions:
-            name = _name(candidate.engine, dimension)
-            params[name] = point[dimension.name]  # type: ignore[assignment]
-            distributions[name] = optuna.distributions.CategoricalDistribution(dimension.values)
-        self._study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=distributions, value=rate)
-        )
+        features = self._features(base, point)
+        self._measured.setdefault(candidate.id, (features, []))[1].append(rate)
+        if not self._is_whole:
+            self._add(base, _around(point, dimensions))
 
     def ask(self, is_allowed: Callable[[Candidate], bool]) -> Candidate | None:
-        """Return a candidate that was not learnt of and is allowed, None when none is found."""
-        import optuna
+        """Return the candidate that promises most of those that were not seen and are allowed.
 
-        for _ in range(MOST_ASKS):
-            trial = self._study.ask()
-            candidate = self._suggest(trial)
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if candidate.id not in self._seen:
-                self._seen.add(candidate.id)
-                if is_allowed(candidate):
-                    return candidate
-        return next(filter(is_allowed, self._unseen_near_the_best()), None)
+        None when there is none. What is not allowed is not asked about again.
+        """
+        open_ = [(c, features) for c, features in self._pool.values() if c.id not in self._seen]
+        self._random.shuffle(open_)  # so that equals have equal chances
+        for number in self._by_promise([features for _, features in open_]):
+            candidate = open_[number][0]
+            self._seen.add(candidate.id)
+            if is_allowed(candidate):
+                return candidate
+        return None
 
-    def _unseen_near_the_best(self) -> Iterator[Candidate]:
-        """Yield what the sampler no longer names: one change from the best ones, the best first."""
-        done = sorted(self._study.trials, key=lambda t: -(t.value or 0.0))
-        for trial in done[:NEAR_THE_BEST]:
-            if trial.value is None:
-                continue
-            base = self._bases[trial.params["build"]]
-            for dimension in self._dimensions[base.engine]:
-                for value in dimension.values:
-                    params = {**trial.params, _name(base.engine, dimension): value}
-                    candidate = self._candidate(base, params)
-                    if candidate.id not in self._seen:
-                        self._seen.add(candidate.id)
-                        yield candidate
+    def _by_promise(self, points: Sequence[Features]) -> Sequence[int]:
+        """Return the numbers of points, the one that promises most first."""
+        rates = [rate for _, own in self._measured.values() for rate in own if rate > 0]
+        if not points or not rates:
+            return range(len(points))
+        least = OF_A_FAILURE * min(rates)
+        told = [(features, max(r, least)) for features, own in self._measured.values() for r in own]
+        logs = [math.log(rate) for _, rate in told]
+        measured = self._codes([features for features, _ in told])
+        codes = self._codes(points)
+        large = [name in LARGE for name in self._names]
+        belief = believe(np.concatenate((measured, codes)), measured, logs, large)
+        bar = float(belief.means[: len(told)].max())
+        promise = belief.improvements(bar)[len(told) :]
+        return [int(number) for number in np.argsort(-promise, kind="stable")]
 
-    def _suggest(self, trial: optuna.trial.Trial) -> Candidate:
-        digest = trial.suggest_categorical("build", tuple(self._bases))
-        base = self._bases[digest]
-        for dimension in self._dimensions[base.engine]:
-            trial.suggest_categorical(_name(base.engine, dimension), dimension.values)
-        return self._candidate(base, trial.params)
+    def _codes(self, points: Sequence[Features]) -> Codes:
+        """Return points as numbers; what an engine has no setting for is left to its default."""
+        numbers = self._numbers
+        rows = [
+            [numbers.setdefault((name, p.get(name)), len(numbers)) for name in self._names]
+            for p in points
+        ]
+        return np.array(rows, dtype=np.int16)
 
-    def _candidate(self, base: Candidate, params: Mapping[str, Any]) -> Candidate:
-        point: dict[str, Value] = {
-            dimension.name: params[_name(base.engine, dimension)]
-            for dimension in self._dimensions[base.engine]
-        }
-        return candidate_at(base, point)
+    def _add(self, base: Candidate, points: Iterator[Features]) -> None:
+        for point in points:
+            candidate = candidate_at(base, point)
+            self._pool.setdefault(candidate.id, (candidate, self._features(base, point)))
 
-    def _builds(self) -> Any:
-        import optuna
+    def _features(self, base: Candidate, point: Mapping[str, Value]) -> Features:
+        return {"engine": base.engine, "build": base.build_digest, **point}
 
-        return optuna.distributions.CategoricalDistribution(tuple(self._bases))
-
-
-def _name(engine: str, dimension: Dimension) -> str:
-    return f"{engine}.{dimension.name}"
-
-
-def _new_study(seed: int) -> optuna.Study:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # multivariate and group are marked experimental
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, n_startup_trials=4, gamma=_good_of
-        )
-    return optuna.create_study(direction="maximize", sampler=sampler)
+    def _points(self, dimensions: Sequence[Dimension]) -> Iterator[Features]:
+        """Return all points of one build's space, or some of a large one."""
+        names, values = [d.name for d in dimensions], [d.values for d in dimensions]
+        if math.prod(map(len, values)) * len(self._bases) <= MOST_POINTS:
+            yield from (dict(zip(names, one, strict=True)) for one in itertools.product(*values))
+            return
+        self._is_whole = False
+        choices = tuple(zip(names, values, strict=True))
+        for _ in range(MOST_POINTS // len(self._bases)):
+            yield {name: self._random.choice(some) for name, some in choices}
 
 
-def _good_of(trials: int) -> int:
-    return max(2, round(GOOD_SHARE * trials))
+def _all(dimensions: Mapping[str, Sequence[Dimension]]) -> Iterator[Dimension]:
+    return itertools.chain.from_iterable(dimensions.values())
+
+
+def _around(point: Mapping[str, Value], dimensions: Sequence[Dimension]) -> Iterator[Features]:
+    """Return what lies one change from a point."""
+    for dimension in dimensions:
+        for value in dimension.values:
+            yield {**point, dimension.name: value}
