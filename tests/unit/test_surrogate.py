@@ -16,7 +16,7 @@ POINTS = np.array(list(itertools.product((0, 1), repeat=3)), dtype=np.int16)
 
 
 def index_of(*switches: int) -> int:
-    return int(np.flatnonzero((switches == POINTS).all(axis=1))[0])
+    return int(np.flatnonzero(np.all(np.equal(POINTS, switches), axis=1))[0])
 
 
 def test_effects_that_were_seen_apart_are_expected_together() -> None:
