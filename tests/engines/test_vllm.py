@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from enginehouse.edges.paths import cache_dir
+from enginehouse.edges.scratch import SHARED_MEMORY
 from tests.engines.houses import CHECKPOINT, vllm_python
 from tests.integration.houses import House
 
@@ -52,7 +53,11 @@ def test_it_stands_in_the_list(house: House) -> None:
 
 
 def test_it_stands_in_one_leaderboard_with_llama_cpp(house: House) -> None:
-    """A minimal trial of the checkpoint gives tokens, and both engines are ranked together."""
+    """A minimal trial of the checkpoint gives tokens, and both engines are ranked together.
+
+    Nothing of what its processes shared is left in memory.
+    """
+    shared = set(SHARED_MEMORY.iterdir())
     argv = [
         sys.executable, "-m", "enginehouse", "find", "demo", "--also", str(CHECKPOINT),
         "--workload", "chat", "--budget", "4m", "--json",
@@ -60,6 +65,7 @@ def test_it_stands_in_one_leaderboard_with_llama_cpp(house: House) -> None:
     home = {**house.env, "ENGINEHOUSE_CACHE_DIR": str(cache_dir())}  # the demo model is there
     done = subprocess.run(argv, env=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert set(SHARED_MEMORY.iterdir()) == shared
     found = json.loads(done.stdout)
     rows = [row["trial"] for row in found["leaderboard"]]
     measured = {row["build"]["engine"] for row in rows if row["outcome"] == "measured"}

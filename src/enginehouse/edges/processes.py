@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import signal as signals
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,17 @@ from enginehouse.core.errors import EngineError, MachineError
 from enginehouse.edges.container_run import ContainerEnd, ContainerRun
 from enginehouse.edges.group_memory import GroupMemory
 from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
+from enginehouse.edges.scratch import SHARED_MEMORY
 
 TAIL_BYTES = 16_384
 SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+REST_S, REST_POLL_S = 2.0, 0.05
+"""How long those that outlive an engine's first process may take to end by themselves."""
+TRACKER = b"multiprocessing.resource_tracker"
+"""Python's process that removes shared memory and semaphores once all others have ended. Killed
+with them it leaves them until the machine starts anew, some hundred MiB a run of vLLM."""
+OPENMP_FILE = "__KMP_REGISTERED_LIB_{pid}_{user}"
+"""What Intel's and LLVM's OpenMP keep in shared memory while they run, and after a signal."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._ended: Ended | None = None
         self._memory = GroupMemory(self.family)
+        self._pids: set[int] = set()
+        self._is_killed = False
 
     async def start(self) -> None:
         """Start the child.
@@ -193,10 +204,25 @@ class EngineProcess:
             raise RuntimeError("the process was not started")
         code = await self._process.wait()
         contained = await self._end_container() if self._container is not None else None
+        await self._let_rest_end()
         if self._ended is None:
             self._ended = Ended.of(code, contained)
             self._clear_rest()
         return self._ended
+
+    async def _let_rest_end(self) -> None:
+        """Wait for what outlives the first process; what does not end is killed, trackers last."""
+        if self._ended is not None or self._lease is None or self._container is not None:
+            return
+        for may_go_on in (not self._is_killed, False):
+            ends_at = time.monotonic() + REST_S
+            while rest := find_marked((self._lease.id,)):
+                others = [pid for pid in rest if not _is_tracker(pid)]
+                if not may_go_on:
+                    _kill_all(others)
+                if time.monotonic() > ends_at:
+                    break
+                await asyncio.sleep(REST_POLL_S)
 
     async def _end_container(self) -> ContainerEnd:
         """Have the container removed, once; whoever waits may be cancelled without ending that."""
@@ -209,6 +235,7 @@ class EngineProcess:
     async def stop(self, grace_s: float = 5.0) -> Ended:
         """End the whole group: SIGTERM, then after `grace_s` seconds SIGKILL; may be repeated."""
         if self.is_running:
+            self.family()  # so that all of its processes are known
             await self._ask_to_end(grace_s)
             # Not wait_for: with its work done, it would swallow a cancellation at that moment.
             ended, _ = await asyncio.wait({asyncio.ensure_future(self.wait())}, timeout=grace_s)
@@ -223,10 +250,20 @@ class EngineProcess:
             self.kill()  # it is not there yet, or its program does not answer
 
     def kill(self) -> None:
-        """Send SIGKILL to the whole group, at once; first to what is in its container."""
-        if self.is_running:
-            if self._container is not None:
-                self._container.kill()
+        """Send SIGKILL to the whole group, at once; first to what is in its container.
+
+        Python's resource trackers are left to clean up, and ended after that.
+        """
+        if not self.is_running:
+            return
+        self._is_killed = True
+        if self._container is not None:
+            self._container.kill()
+        family = [] if self._container is not None else [one.pid for one in self.family()]
+        others = [pid for pid in family if not _is_tracker(pid)]
+        if len(others) < len(family):
+            _kill_all(others)
+        else:
             self._signal_group(signals.SIGKILL)
 
     def memory(self) -> tuple[int, int | None]:
@@ -251,9 +288,11 @@ class EngineProcess:
             return self._container.family()
         try:
             leader = psutil.Process(self.pid)
-            return [leader, *leader.children(recursive=True)]
+            found = [leader, *leader.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+        self._pids.update(one.pid for one in found)
+        return found
 
     def _signal_group(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -269,10 +308,25 @@ class EngineProcess:
     def _end_marked(self, lease: Lease) -> None:
         if self._container is not None and self._container_end is None:
             self._container.end()  # it was not even started, or that was interrupted
-        for pid in find_marked((lease.id,)):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signals.SIGKILL)
+        _kill_all(find_marked((lease.id,)))
+        for pid in self._pids:
+            file = SHARED_MEMORY / OPENMP_FILE.format(pid=pid, user=os.getuid())
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         self._leases.close(lease)
+
+
+def _kill_all(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signals.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return TRACKER in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def read_tail(path: Path, lines: int) -> tuple[str, ...]:
