@@ -29,7 +29,7 @@ REST_S, REST_POLL_S = 2.0, 0.05
 """How long those that outlive an engine's first process may take to end by themselves."""
 TRACKER = b"multiprocessing.resource_tracker"
 """Python's process that removes shared memory and semaphores once all others have ended. Killed
-with them it leaves them until the machine starts anew, some hundred MiB a run of vLLM."""
+with them it leaves them until the machine starts anew: several a run of vLLM, up to 250 MB."""
 OPENMP_FILE = "__KMP_REGISTERED_LIB_{pid}_{user}"
 """What Intel's and LLVM's OpenMP keep in shared memory while they run, and after a signal."""
 
