@@ -269,6 +269,21 @@ async def test_a_small_space_is_searched_to_its_end() -> None:
     assert rate_of(winner_of(hunt)) >= 0.97 * best
 
 
+class Slow(Formula):
+    """A formula on whose machine each look at the clock takes half a second."""
+
+    def now(self) -> float:
+        self.clock_s += 0.5
+        return self.clock_s
+
+
+async def test_time_that_runs_out_is_not_called_an_exhausted_space() -> None:
+    """Whether there is time for one more is asked once: the second answer may be another."""
+    for half_s in range(600, 640):
+        _, talk = await hunt_with(Slow(), half_s / 2)
+        assert not [text for text in talk.said if "every candidate" in text]
+
+
 async def test_what_each_setting_brought_is_measured() -> None:
     """The winner is tried without each of its settings, unless the climb has shown it."""
     hunt, _ = await hunt_with(Formula(noise=0.0), 800.0)

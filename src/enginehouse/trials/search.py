@@ -324,7 +324,7 @@ class Hunt:
 
     async def _sample(self, served: Sequence[Build]) -> None:
         """Sample the space of builds that may win, and look at the base again now and then."""
-        if not served or not self.may_explore():
+        if not served:
             return
         places = {build.digest: self.lab.place(build) for build in served}
         bases = {build.digest: self.bases[build.digest] for build in served}
@@ -341,11 +341,10 @@ class Hunt:
             is_possible = places[candidate.build_digest].refuse(candidate) is None
             return is_possible and candidate.engine in timely
 
-        while self.may_explore():
+        while timely := {build.engine for build in served if self.may_explore(build.engine)}:
             if len(self.trials) % REFERENCE_EVERY == REFERENCE_EVERY - 1:
                 await self._look_at_the_base()
                 continue
-            timely = {build.engine for build in served if self.may_explore(build.engine)}
             candidate = sampler.ask(is_allowed)
             if candidate is None:
                 self.watch.on_step(
