@@ -40,7 +40,8 @@ def read_tree(folder: Path, engine: str) -> Sdist:
         raise _not_one(folder, engine, f"{lists} names no project llama.cpp")
     found = (IkLlamaCpp if (folder / FORKS_FOLDER).is_dir() else LlamaCpp)().name
     if found != engine:
-        raise _not_one(folder, engine, f"it is that of {found}", (f"build {found} from it",))
+        command = f"enginehouse engines build {found} --source {folder}"
+        raise _not_one(folder, engine, f"it is that of {found}", (command,))
     return Sdist(str(folder), _version(folder), folder.as_uri(), _digest(folder))
 
 
