@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -191,6 +192,13 @@ def find_marked(lease_ids: Iterable[str]) -> dict[int, str]:
             if variable in wanted:
                 found[int(entry.name)] = wanted[variable]
     return found
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Send SIGKILL to processes, as far as they are still there and ours."""
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _kill_marked(lease_ids: set[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from enginehouse.edges.leases import MARKER, LeaseBook, find_marked
+from enginehouse.edges.leases import MARKER, LeaseBook, find_marked, kill_all
 from enginehouse.edges.processes import Ended, die_with_parent
 
 POLL_S = 0.2
@@ -53,9 +53,7 @@ def run_logged(
             finally:
                 _end_group(child)
     finally:
-        for pid in find_marked((lease.id,)):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all(find_marked((lease.id,)))
         leases.close(lease)
     return Ended.of(child.returncode)
 

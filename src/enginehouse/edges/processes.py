@@ -8,7 +8,7 @@ import shutil
 import signal as signals
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from enginehouse.core.container import Container
 from enginehouse.core.errors import EngineError, MachineError
 from enginehouse.edges.container_run import ContainerEnd, ContainerRun
 from enginehouse.edges.group_memory import GroupMemory
-from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked
+from enginehouse.edges.leases import MARKER, Lease, LeaseBook, find_marked, kill_all
 from enginehouse.edges.scratch import SHARED_MEMORY
 
 TAIL_BYTES = 16_384
@@ -219,7 +219,7 @@ class EngineProcess:
             while rest := find_marked((self._lease.id,)):
                 others = [pid for pid in rest if not _is_tracker(pid)]
                 if not may_go_on:
-                    _kill_all(others)
+                    kill_all(others)
                 if time.monotonic() > ends_at:
                     break
                 await asyncio.sleep(REST_POLL_S)
@@ -262,7 +262,7 @@ class EngineProcess:
         family = [] if self._container is not None else [one.pid for one in self.family()]
         others = [pid for pid in family if not _is_tracker(pid)]
         if len(others) < len(family):
-            _kill_all(others)
+            kill_all(others)
         else:
             self._signal_group(signals.SIGKILL)
 
@@ -308,18 +308,12 @@ class EngineProcess:
     def _end_marked(self, lease: Lease) -> None:
         if self._container is not None and self._container_end is None:
             self._container.end()  # it was not even started, or that was interrupted
-        _kill_all(find_marked((lease.id,)))
+        kill_all(find_marked((lease.id,)))
         for pid in self._pids:
             file = SHARED_MEMORY / OPENMP_FILE.format(pid=pid, user=os.getuid())
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         self._leases.close(lease)
-
-
-def _kill_all(pids: Iterable[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signals.SIGKILL)
 
 
 def _is_tracker(pid: int) -> bool:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from enginehouse.core.errors import UserError
+from enginehouse.core.native_build import IK_LLAMA_CPP, LLAMA_CPP
 from enginehouse.core.package_index import Sdist
 from enginehouse.edges.digests import hash_file
-from enginehouse.engines.ik_llama_cpp import IkLlamaCpp
-from enginehouse.engines.llama_cpp import LlamaCpp
 
 GIT_LIMIT_S = 30
 PROJECT = re.compile(r'^project\("?llama\.cpp"?\b', re.M)
@@ -38,7 +37,7 @@ def read_tree(folder: Path, engine: str) -> Sdist:
         raise _not_one(folder, engine, str(problem)) from problem
     if not is_one:
         raise _not_one(folder, engine, f"{lists} names no project llama.cpp")
-    found = (IkLlamaCpp if (folder / FORKS_FOLDER).is_dir() else LlamaCpp)().name
+    found = (IK_LLAMA_CPP if (folder / FORKS_FOLDER).is_dir() else LLAMA_CPP).engine
     if found != engine:
         command = f"enginehouse engines build {found} --source {folder}"
         raise _not_one(folder, engine, f"it is that of {found}", (command,))

@@ -14,7 +14,7 @@ import numpy as np
 
 from enginehouse.core.candidate import Candidate
 from enginehouse.core.space import Dimension, Value, candidate_at, point_of
-from enginehouse.core.surrogate import Codes, believe
+from enginehouse.core.surrogate import believe
 
 MOST_POINTS = 8_000
 """A larger space is looked at in so many places, and around what was measured."""
@@ -23,7 +23,9 @@ LARGE = frozenset({"engine", "build", "quantization", "slots", "max_num_seqs", "
 OF_A_FAILURE = 0.5
 """What failed is taken to make this share of the slowest that was measured."""
 
-Features = dict[str, Value]
+Point = Mapping[str, Value]
+Code = tuple[int, ...]
+"""A point and its build by numbers, one a feature (see `core/surrogate.py`)."""
 
 
 class Sampler:
@@ -42,9 +44,9 @@ class Sampler:
         self._names = ("engine", "build", *dict.fromkeys(d.name for d in _all(dimensions)))
         self._numbers: dict[tuple[str, Value], int] = {}
         self._seen: set[str] = set()
-        self._measured: dict[str, tuple[Features, list[float]]] = {}
+        self._measured: list[tuple[Code, float]] = []
         self._is_whole = True
-        self._pool: dict[str, tuple[Candidate, Features]] = {}
+        self._pool: dict[str, tuple[Candidate, Code]] = {}
         for base in self._bases.values():
             self._add(base, self._points(self._dimensions[base.engine]))
 
@@ -56,8 +58,7 @@ class Sampler:
         point = point_of(candidate, dimensions)
         if base is None or point is None:
             return
-        features = self._features(base, point)
-        self._measured.setdefault(candidate.id, (features, []))[1].append(rate)
+        self._measured.append((self._code(base, point), rate))
         if not self._is_whole:
             self._add(base, _around(point, dimensions))
 
@@ -66,49 +67,40 @@ class Sampler:
 
         None when there is none. What is not allowed is not asked about again.
         """
-        open_ = [(c, features) for c, features in self._pool.values() if c.id not in self._seen]
+        open_ = [(one, code) for one, code in self._pool.values() if one.id not in self._seen]
         self._random.shuffle(open_)  # so that equals have equal chances
-        for number in self._by_promise([features for _, features in open_]):
+        for number in self._by_promise([code for _, code in open_]):
             candidate = open_[number][0]
             self._seen.add(candidate.id)
             if is_allowed(candidate):
                 return candidate
         return None
 
-    def _by_promise(self, points: Sequence[Features]) -> Sequence[int]:
+    def _by_promise(self, codes: Sequence[Code]) -> Sequence[int]:
         """Return the numbers of points, the one that promises most first."""
-        rates = [rate for _, own in self._measured.values() for rate in own if rate > 0]
-        if not points or not rates:
-            return range(len(points))
+        rates = [rate for _, rate in self._measured if rate > 0]
+        if not codes or not rates:
+            return range(len(codes))
         least = OF_A_FAILURE * min(rates)
-        told = [(features, max(r, least)) for features, own in self._measured.values() for r in own]
-        logs = [math.log(rate) for _, rate in told]
-        measured = self._codes([features for features, _ in told])
-        codes = self._codes(points)
+        logs = [math.log(max(rate, least)) for _, rate in self._measured]
+        points = np.array([*(code for code, _ in self._measured), *codes], dtype=np.int16)
         large = [name in LARGE for name in self._names]
-        belief = believe(np.concatenate((measured, codes)), measured, logs, large)
-        bar = float(belief.means[: len(told)].max())
-        promise = belief.improvements(bar)[len(told) :]
+        belief = believe(points, points[: len(logs)], logs, large)
+        promise = belief.improvements(float(belief.means[: len(logs)].max()))[len(logs) :]
         return [int(number) for number in np.argsort(-promise, kind="stable")]
 
-    def _codes(self, points: Sequence[Features]) -> Codes:
-        """Return points as numbers; what an engine has no setting for is left to its default."""
-        numbers = self._numbers
-        rows = [
-            [numbers.setdefault((name, p.get(name)), len(numbers)) for name in self._names]
-            for p in points
-        ]
-        return np.array(rows, dtype=np.int16)
+    def _code(self, base: Candidate, point: Point) -> Code:
+        """Return a point as numbers; what an engine has no setting for is left to its default."""
+        features = {"engine": base.engine, "build": base.build_digest, **point}
+        values = ((name, features.get(name)) for name in self._names)
+        return tuple(self._numbers.setdefault(one, len(self._numbers)) for one in values)
 
-    def _add(self, base: Candidate, points: Iterator[Features]) -> None:
+    def _add(self, base: Candidate, points: Iterator[Point]) -> None:
         for point in points:
             candidate = candidate_at(base, point)
-            self._pool.setdefault(candidate.id, (candidate, self._features(base, point)))
+            self._pool.setdefault(candidate.id, (candidate, self._code(base, point)))
 
-    def _features(self, base: Candidate, point: Mapping[str, Value]) -> Features:
-        return {"engine": base.engine, "build": base.build_digest, **point}
-
-    def _points(self, dimensions: Sequence[Dimension]) -> Iterator[Features]:
+    def _points(self, dimensions: Sequence[Dimension]) -> Iterator[Point]:
         """Return all points of one build's space, or some of a large one."""
         names, values = [d.name for d in dimensions], [d.values for d in dimensions]
         if math.prod(map(len, values)) * len(self._bases) <= MOST_POINTS:
@@ -124,7 +116,7 @@ def _all(dimensions: Mapping[str, Sequence[Dimension]]) -> Iterator[Dimension]:
     return itertools.chain.from_iterable(dimensions.values())
 
 
-def _around(point: Mapping[str, Value], dimensions: Sequence[Dimension]) -> Iterator[Features]:
+def _around(point: Point, dimensions: Sequence[Dimension]) -> Iterator[Point]:
     """Return what lies one change from a point."""
     for dimension in dimensions:
         for value in dimension.values:
